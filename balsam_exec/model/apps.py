@@ -1,0 +1,109 @@
+"""An app: what a job runs at its site (seed 001 "Writing ApplicationDefinitions")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from balsam_exec.model.base import Entity, Id, Identifier, Name, Record, Timestamp, Wire
+from balsam_exec.model.errors import ParameterError
+from balsam_exec.model.states import Step
+
+#: The methods of an ApplicationDefinition that give its jobs another step at the site.
+HOOK_STEPS = {
+    "preprocess": Step.PREPROCESS,
+    "postprocess": Step.POSTPROCESS,
+    "handle_error": Step.HANDLE_ERROR,
+    "handle_timeout": Step.HANDLE_TIMEOUT,
+}
+
+
+class Isolation(StrEnum):
+    """How the calls of one Python app are kept apart."""
+
+    WORKER = "worker"  #: call after call in a warm worker process
+    PROCESS = "process"  #: a fresh process for each job, forked from a warm parent
+
+
+class ParameterSpec(Wire):
+    """One template parameter: required, or optional with a default."""
+
+    required: bool = True
+    default: str | None = None
+    help: str = ""
+
+    @model_validator(mode="after")
+    def _default_goes_with_optional(self) -> Self:
+        if self.required and self.default is not None:
+            raise ValueError("a required parameter cannot have a default: set required=False")
+        if not self.required and self.default is None:
+            raise ValueError("an optional parameter needs a default")
+        return self
+
+
+class TransferSlot(Wire):
+    """A file that jobs of the app stage in or out (seed 001 "Transfer Slots")."""
+
+    required: bool = True
+    direction: Literal["in", "out"]
+    local_path: str = Field(min_length=1, max_length=4000)  #: relative to the workdir; "." keeps the remote name
+    description: str = ""
+    recursive: bool = False
+
+
+class AppSpec(Wire):
+    """An app to register; (site, name) is unique, and registering it again replaces it.
+
+    Exactly one of `command_template` (a shell command) and `payload` with `hooks` containing "run" (Python) is set.
+    """
+
+    site_id: Id
+    name: Identifier
+    description: str = Field(default="", max_length=20_000)
+    command_template: str | None = Field(default=None, max_length=100_000)
+    parameters: dict[Identifier, ParameterSpec] = {}
+    environment_variables: dict[str, str] = {}
+    transfers: dict[Name, TransferSlot] = {}
+    cleanup_files: list[str] = []
+    python_exe: str | None = Field(default=None, max_length=4000)  #: None: the site's own interpreter
+    isolation: Isolation = Isolation.WORKER
+    hooks: list[str] = []  #: the methods it defines: run, preprocess, shell_preamble, ...
+    payload: Entity | None = None  #: the serialized class (balsam_exec.apps.payload); opaque to the service
+
+    @model_validator(mode="after")
+    def _command_or_run(self) -> Self:
+        if (self.command_template is None) == ("run" not in self.hooks):
+            raise ValueError("set exactly one of command_template and run()")
+        if self.hooks and self.payload is None:
+            raise ValueError("an app with methods needs its payload")
+        return self
+
+    @property
+    def steps(self) -> Step:
+        found = Step.NONE
+        for hook in self.hooks:
+            found |= HOOK_STEPS.get(hook, Step.NONE)
+        return found
+
+
+class AppRecord(Record, AppSpec):
+    id: Id
+    digest: str  #: SHA-256 over everything that decides what runs; caches are keyed by it
+    created: Timestamp
+    last_update: Timestamp
+
+
+def check_parameters(app_name: str, declared: Mapping[str, ParameterSpec], given: Mapping[str, object]) -> None:
+    """Raise ParameterError unless `given` has every required parameter of a command app and no unknown one."""
+    unknown = sorted(set(given) - set(declared))
+    missing = sorted(name for name, spec in declared.items() if spec.required and name not in given)
+    problems = [f"missing: {', '.join(missing)}"] if missing else []
+    problems += [f"unknown: {', '.join(unknown)}"] if unknown else []
+    if problems:
+        takes = ", ".join(sorted(declared)) or "none"
+        raise ParameterError(
+            f"parameters of {app_name}: {'; '.join(problems)} (it takes: {takes})", missing=missing, unknown=unknown
+        )

@@ -1,0 +1,140 @@
+"""A job: one run of an app (seed 001 "Jobs"; every field of FEATURES B1)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints, field_validator
+
+from balsam_exec.model.base import Entity, Id, Json, Record, Tags, Timestamp, Wire
+from balsam_exec.model.states import JobState
+
+Positive = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Resources(Wire):
+    """What a job needs to run; shared by specs, records and leases."""
+
+    num_nodes: Positive = 1
+    ranks_per_node: Positive = 1
+    threads_per_rank: Positive = 1
+    threads_per_core: Positive = 1
+    gpus_per_rank: float = Field(default=0, ge=0, le=1_000)
+    node_packing_count: Positive = 1  #: how many such jobs may share a node
+    wall_time_min: int = Field(default=0, ge=0, le=10_000_000)  #: 0: unknown
+    launch_params: dict[str, str] = {}  #: extra options for the MPI launcher
+
+    @property
+    def cores_per_node(self) -> int:
+        return self.ranks_per_node * -(-self.threads_per_rank // self.threads_per_core)
+
+    @property
+    def gpus_per_node(self) -> float:
+        return self.ranks_per_node * self.gpus_per_rank
+
+
+def check_workdir(value: str) -> str:
+    if value.startswith("/") or ".." in value.split("/"):
+        raise ValueError("a workdir is relative to the site's data directory, without '..'")
+    return value
+
+
+class JobSpec(Resources):
+    """A job to create. Command apps take `parameters`, Python apps `arguments` (serialized by the client)."""
+
+    app_id: Id
+    workdir: Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+    tags: Tags = {}
+    data: Json = {}
+    parameters: dict[str, Any] = {}
+    arguments: Entity | None = None
+    parent_ids: list[Id] = []
+    transfers: dict[str, str] = {}  #: slot -> "location:path"
+
+    _workdir = field_validator("workdir")(check_workdir)
+
+
+class JobCreated(Record):
+    """The answer to creating a job: what the service decided, not what the caller already has."""
+
+    id: Id
+    state: JobState
+
+
+class JobPatch(Wire):
+    """Fields to change; None leaves a field as it is. Only `tags`, `data` and `state` may change while a job runs."""
+
+    state: JobState | None = None
+    state_data: Json | None = None  #: goes into the event of the state change
+    workdir: Annotated[str, StringConstraints(min_length=1, max_length=2000)] | None = None
+    tags: Tags | None = None
+    data: Json | None = None
+    parameters: dict[str, Any] | None = None
+    arguments: Entity | None = None
+    num_nodes: Positive | None = None
+    ranks_per_node: Positive | None = None
+    threads_per_rank: Positive | None = None
+    threads_per_core: Positive | None = None
+    gpus_per_rank: float | None = Field(default=None, ge=0, le=1_000)
+    node_packing_count: Positive | None = None
+    wall_time_min: int | None = Field(default=None, ge=0, le=10_000_000)
+    launch_params: dict[str, str] | None = None
+
+    @field_validator("workdir")
+    @classmethod
+    def _workdir(cls, value: str | None) -> str | None:
+        return None if value is None else check_workdir(value)
+
+
+class JobBulkPatch(JobPatch):
+    """One of a list of differing patches."""
+
+    id: Id
+
+
+class JobRecord(Record, Resources):
+    id: Id
+    app_id: Id
+    site_id: Id
+    workdir: str
+    tags: Tags
+    data: Json
+    parameters: dict[str, Any]
+    arguments: bytes | None = None
+    parent_ids: list[Id] = []
+    transfers: dict[str, str] = {}
+    state: JobState
+    batch_job_id: Id | None = None  #: the allocation that ran it last
+    return_code: int | None = None
+    created: Timestamp
+    last_update: Timestamp
+
+
+class Result(Record):
+    """How a job ended: the serialized value, or the serialized exception and its traceback as text.
+
+    `error` is what a person reads (an exit code and the tail of the output, a traceback); `exception` is set where a
+    Python app raised; `reason` is "exception", "exit", "died" or "timeout" where `ok` is false.
+    """
+
+    ok: bool
+    value: Entity | None = None
+    exception: Entity | None = None
+    error: Annotated[str, Field(max_length=100_000)] = ""
+    reason: str = ""
+    return_code: int | None = None
+
+
+class StateCount(Record):
+    state: JobState
+    count: int
+
+
+class CancelRequest(Wire):
+    ids: list[Id] = Field(max_length=10_000)
+
+
+class Cancelled(Record):
+    """Those of the asked-for jobs that were still waiting and are now USER_KILLED."""
+
+    job_ids: list[Id]

@@ -1,0 +1,73 @@
+"""How a launcher holds jobs: a session with an expiry, and for each job a lease with an epoch.
+
+The epoch of a job grows each time its lease is given or taken away, so whoever reports with an old one is refused.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from balsam_exec.model.base import MAX_BULK, Id, Json, Record, Tags, Timestamp, Wire
+from balsam_exec.model.jobs import Resources, Result
+from balsam_exec.model.states import JobState
+
+
+class SessionSpec(Wire):
+    site_id: Id
+    batch_job_id: Id | None = None
+    ttl_sec: float = Field(default=60, ge=1, le=3600)  #: unheard of for so long, it expires and its jobs restart
+
+
+class SessionRecord(Record):
+    id: Id
+    site_id: Id
+    batch_job_id: Id | None = None
+    expires: Timestamp
+    ttl_sec: float
+
+
+class AcquireRequest(Wire):
+    """What a launcher has room for. Waits up to `timeout` seconds for the first runnable job."""
+
+    max_jobs: int = Field(ge=1, le=MAX_BULK)
+    max_nodes: int = Field(ge=1)  #: per job
+    max_gpus_per_node: float = Field(default=0, ge=0)
+    max_wall_time_min: int | None = Field(default=None, ge=0)  #: time left; None: no limit
+    serial_only: bool = False  #: only jobs of one rank on one node
+    filter_tags: Tags = {}
+    timeout: float = Field(default=0, ge=0, le=60)
+
+
+class LeasedJob(Record, Resources):
+    """All that is needed to run a job. Report with this `epoch`."""
+
+    id: Id
+    epoch: int
+    app_id: Id
+    app_digest: str  #: the app as it is now; load it again when this differs from what is cached
+    workdir: str
+    tags: Tags = {}
+    data: Json = {}
+    parameters: Json = {}
+    arguments: bytes | None = None
+    restarted: bool = False  #: it has run before (RESTART_READY)
+
+
+class Acquired(Record):
+    jobs: list[LeasedJob]
+
+
+class Report(Wire):
+    """One thing that happened to a leased job: RUNNING, RUN_DONE, RUN_ERROR, RUN_TIMEOUT, or `state` None: released
+    without having been started. Several for one job are given in order."""
+
+    job_id: Id
+    epoch: int
+    state: JobState | None
+    timestamp: Timestamp  #: by the launcher's clock
+    data: Json = {}  #: into the event: return_code, error
+    result: Result | None = None  #: with RUN_DONE and RUN_ERROR
+
+
+class ReportBatch(Wire):
+    reports: list[Report] = Field(max_length=MAX_BULK)
