@@ -20,7 +20,9 @@ MAX_ENTITY = 1024 * 1024
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
-Tags = dict[Annotated[str, StringConstraints(min_length=1, max_length=100)], Annotated[str, StringConstraints(max_length=200)]]
+Tags = dict[
+    Annotated[str, StringConstraints(min_length=1, max_length=100)], Annotated[str, StringConstraints(max_length=200)]
+]
 Id = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Entity = Annotated[bytes, Field(max_length=MAX_ENTITY)]
 Json = dict[str, Any]

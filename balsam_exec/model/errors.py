@@ -1,23 +1,23 @@
 """Every error this package raises on purpose, in one tree; each message says what to do next.
 
-    BalsamError
-    |- InvalidRequest            the caller's mistake; never retried
-    |  |- ParameterError         an app's parameters: missing, unknown, not an identifier
-    |  |- IllegalTransition      a state that cannot follow, or not by this actor
-    |  `- TooLarge               over a limit; names the limit and the size
-    |- NotFound
-    |  `- DoesNotExist           `objects.get` found nothing
-    |- MultipleObjectsReturned   `objects.get` found several
-    |- Conflict                  somebody else was first
-    |  `- StaleLease             the job now belongs to another session
-    |- NotAuthenticated          no token, or one that is unknown, expired or revoked
-    |- Forbidden
-    |- PayloadError              something could not be serialized or loaded
-    |- JobFailed                 a job ended without success and without a Python exception to re-raise
-    |  |- WorkerDied             the process that ran it died (signal, os._exit, out of memory)
-    |  `- JobTimeout             it ran out of its allocation's time and was not restarted
-    |- ConfigurationError        no service, no site, no credentials
-    `- ServiceUnavailable        transient: the service could not be reached or is overloaded
+BalsamError
+|- InvalidRequest            the caller's mistake; never retried
+|  |- ParameterError         an app's parameters: missing, unknown, not an identifier
+|  |- IllegalTransition      a state that cannot follow, or not by this actor
+|  `- TooLarge               over a limit; names the limit and the size
+|- NotFound
+|  `- DoesNotExist           `objects.get` found nothing
+|- MultipleObjectsReturned   `objects.get` found several
+|- Conflict                  somebody else was first
+|  `- StaleLease             the job now belongs to another session
+|- NotAuthenticated          no token, or one that is unknown, expired or revoked
+|- Forbidden
+|- PayloadError              something could not be serialized or loaded
+|- JobFailed                 a job ended without success and without a Python exception to re-raise
+|  |- WorkerDied             the process that ran it died (signal, os._exit, out of memory)
+|  `- JobTimeout             it ran out of its allocation's time and was not restarted
+|- ConfigurationError        no service, no site, no credentials
+`- ServiceUnavailable        transient: the service could not be reached or is overloaded
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def _query(name: str, ordering: tuple[str, ...], /, **fields: tuple[Any, tuple[s
     """A Query class with, for each field, the exact match (any of a list), `__ne`, and the given lookups."""
     lookups: dict[str, Any] = {}
     for field, (kind, extra) in fields.items():
-        many = Annotated[list[kind], Field(default_factory=list, max_length=MAX_PAGE)]
+        many = Annotated[list[kind], Field(default_factory=list, max_length=MAX_PAGE)]  # type: ignore[valid-type]
         lookups[field] = many
         if field != "tags":
             lookups[f"{field}__ne"] = many
@@ -44,7 +44,9 @@ def _query(name: str, ordering: tuple[str, ...], /, **fields: tuple[Any, tuple[s
     return create_model(name, __base__=Query, **lookups)
 
 
-SiteQuery = _query("SiteQuery", ("id", "name"), id=(Id, ORDERED), name=(str, TEXT), path=(str, TEXT), hostname=(str, TEXT))
+SiteQuery = _query(
+    "SiteQuery", ("id", "name"), id=(Id, ORDERED), name=(str, TEXT), path=(str, TEXT), hostname=(str, TEXT)
+)
 AppQuery = _query("AppQuery", ("id", "name"), id=(Id, ORDERED), site_id=(Id, ()), name=(str, TEXT))
 JobQuery = _query(
     "JobQuery",

@@ -149,7 +149,10 @@ BATCH_JOB_ENDED = frozenset({BatchJobState.FINISHED, BatchJobState.SUBMIT_FAILED
 _b = BatchJobState
 BATCH_JOB_TRANSITIONS: frozenset[tuple[BatchJobState, BatchJobState]] = frozenset(
     {
-        *((_b.PENDING_SUBMISSION, t) for t in (_b.QUEUED, _b.RUNNING, _b.SUBMIT_FAILED, _b.PENDING_DELETION, _b.FINISHED)),
+        *(
+            (_b.PENDING_SUBMISSION, t)
+            for t in (_b.QUEUED, _b.RUNNING, _b.SUBMIT_FAILED, _b.PENDING_DELETION, _b.FINISHED)
+        ),
         *((_b.QUEUED, t) for t in (_b.RUNNING, _b.FINISHED, _b.PENDING_DELETION)),
         *((_b.RUNNING, t) for t in (_b.FINISHED, _b.PENDING_DELETION)),
         (_b.PENDING_DELETION, _b.FINISHED),
