@@ -19,7 +19,7 @@ class Kind(StrEnum):
 
 class EventRecord(Record):
     """One transition. For a job, `from_state` and `to_state` are JobStates; for a batch job, BatchJobStates; an app
-    or site has "" and "updated" or "deleted"."""
+    or site has "" and "updated" or "deleted". A deleted job's last event goes to "deleted"."""
 
     id: Id
     kind: Kind

@@ -119,5 +119,5 @@ class FeedQuery(BaseModel):
     site_id: list[Id] = []
     to_state: list[str] = []
     subject_id: list[Id] = []
-    tags: list[str] = []  #: "key:value"; only events of jobs that carry all of these
+    tags: list[str] = []  #: "key:value"; of the jobs' events only those of jobs that carry all of these
     include_results: bool = False
