@@ -1,0 +1,86 @@
+# `make demo` runs a campaign, `make test` the tests; both make their environment (.venv) on the way.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo check test test-lowest bench bench-peers docs format install-hooks clean
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(RUNTIME) ## Run a real campaign on this machine, from nothing, and clean up
+	@$(BIN)/python -m balsam_exec.demo
+
+check: $(DEV) ## Lint, format, strict types, import rules, documentation
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --quiet --strict
+
+test: $(DEV) ## Run every test, on SQLite and on a PostgreSQL of its own
+	$(BIN)/pytest -n $(WORKERS) $(ARGS)
+
+test-lowest: .venv-lowest/.dev-installed ## Run the tests with the lowest versions that pyproject.toml allows
+	.venv-lowest/bin/pytest -n $(WORKERS) -p no:cacheprovider $(ARGS)
+
+bench: $(DEV) bench-peers ## Measure, beside Parsl, HyperQueue and a bare loop; writes build/benchmarks/*.json
+	$(BIN)/python -m benchmarks
+
+bench-peers: .venv-peers/.installed
+
+docs: $(DEV) ## Serve the documentation on http://127.0.0.1:8000
+	$(BIN)/mkdocs serve
+
+format: $(DEV) ## Mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install-hooks: $(DEV) ## Check every commit before it is made
+	$(BIN)/pre-commit install
+
+clean: ## Remove everything that was made here
+	rm -rf .venv .venv-lowest .venv-peers build dist site-build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+define make_venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+	|| { echo "Python's venv module is not installed: apt-get install -y python3-venv" >&2; exit 1; }
+@$(PYTHON) -m venv $(1)
+@$(1)/bin/python -m pip --quiet --disable-pip-version-check install --upgrade "pip>=25.1"
+endef
+
+$(BIN)/pip:
+	@echo "Making $(VENV) ..."
+	$(call make_venv,$(VENV))
+
+$(RUNTIME): pyproject.toml | $(BIN)/pip
+	@echo "Installing balsam-exec into $(VENV) ..."
+	@$(PIP) install --editable .
+	@touch $@
+
+$(DEV): pyproject.toml | $(BIN)/pip
+	@echo "Installing balsam-exec and its development tools into $(VENV) ..."
+	@$(PIP) install --editable . --group dev
+	@touch $@ $(RUNTIME)
+
+# uv only here: pip cannot resolve the lowest versions.
+.venv-lowest/.dev-installed: pyproject.toml
+	$(call make_venv,.venv-lowest)
+	@.venv-lowest/bin/python -m pip --quiet install uv
+	@.venv-lowest/bin/uv pip install --quiet --system-certs --python .venv-lowest/bin/python \
+		--resolution lowest-direct --editable . --group test
+	@touch $@
+
+.venv-peers/.installed: benchmarks/requirements-peers.txt
+	$(call make_venv,.venv-peers)
+	@.venv-peers/bin/python -m pip --quiet install --requirement $<
+	@touch $@
