@@ -89,6 +89,12 @@ class AppSpec(Wire):
         return found
 
 
+class AppPatch(Wire):
+    """The only change to an app that is not a new registration: another name."""
+
+    name: Identifier
+
+
 class AppRecord(Record, AppSpec):
     id: Id
     digest: str  #: SHA-256 over everything that decides what runs; caches are keyed by it

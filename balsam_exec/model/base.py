@@ -36,7 +36,9 @@ def now() -> datetime:
 class Wire(BaseModel):
     """A frozen value on the wire: JSON, unknown fields refused, bytes as URL-safe base64."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, ser_json_bytes="base64", val_json_bytes="base64"
+    )
 
 
 class Record(Wire):

@@ -22,7 +22,7 @@ TEXT = ("contains", "startswith")
 class Query(BaseModel):
     """A page of a listing: `limit`, `offset` or the keyset `after` (an id; with an order by id), `ordering`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     limit: int = Field(default=DEFAULT_PAGE, ge=1, le=MAX_PAGE)
     offset: int = Field(default=0, ge=0, le=10_000_000)
@@ -110,7 +110,7 @@ EventQuery = _query(
 class FeedQuery(BaseModel):
     """Which events to be told of. Without a `cursor` the answer is at once the present end of the feed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     cursor: str | None = Field(default=None, max_length=100)
     timeout: float = Field(default=0, ge=0, le=60)  #: seconds to wait for the first event
