@@ -180,11 +180,11 @@ def _class_of(status: int) -> type[BalsamError]:
 
 def _reason(error: HTTPError) -> str:
     """What went wrong, without urllib3's objects and addresses in the text."""
-    if isinstance(error, NoAnswer):
-        return "no answer in time"
     inner = error.__cause__ or error.__context__
     if isinstance(inner, OSError) and inner.strerror:
         return inner.strerror
+    if isinstance(error, NoAnswer):
+        return "no answer in time"
     return f"{type(error).__name__}: {error}"
 
 
