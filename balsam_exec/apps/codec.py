@@ -8,7 +8,7 @@ Every payload starts with one line, its stamp: `bx1 CODEC PYTHON VERSION`, where
 - `p`: the standard pickle of plain data (builtin types, numpy arrays, ...); readable by any Python;
 - `d`: dill with `recurse=True` (seed 001 "Technical Details");
 - `c`: cloudpickle, which keeps the identity of classes on their way back; for calls;
-- `call`: a function and its arguments, each a payload of its own.
+- `call`: a function and its arguments, each a payload of its own; or the app of such jobs.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 _PLAIN_HEAD = (FORMAT + " p\n").encode()
 _CALL_HEAD = (FORMAT + " call\n").encode()
-#: The payload of the app whose jobs carry the function to call in their arguments.
-CALL_APP = _CALL_HEAD
 
 #: Objects of these packages are the same wherever they can be imported at all.
 _PLAIN_HOMES = frozenset(
@@ -128,19 +126,30 @@ def load_app(data: bytes, base: type = object) -> Any:
     return loads(data, {"base": base, "meta": type(base), "site": None})
 
 
-def dump_call(function: Callable[..., Any], args: Any, kwargs: Any, sys_path: tuple[str, ...] = ()) -> bytes:
+def dump_call(function: Callable[..., Any], args: Any, kwargs: Any) -> bytes:
     """A call; function and arguments apart, so that a worker loads a function once for many calls."""
-    parts = (dumps(function, CLOUDPICKLE), dumps((tuple(args), dict(kwargs)), CLOUDPICKLE), tuple(sys_path))
+    parts = (dumps(function, CLOUDPICKLE), dumps((tuple(args), dict(kwargs)), CLOUDPICKLE))
     return _CALL_HEAD + pickle.dumps(parts, PROTOCOL)
 
 
-def split_call(data: bytes) -> tuple[bytes, bytes, tuple[str, ...]]:
-    """(function, arguments, directories to import from) of a call, still as payloads."""
+def split_call(data: bytes) -> tuple[bytes, bytes]:
+    """(function, arguments) of a call, still as payloads."""
     stamp, body = _split(data)
     if stamp[1] != "call":
         raise CodecError(f"this is no call but a payload of kind {stamp[1]!r}")
-    function, arguments, sys_path = pickle.loads(body)
-    return function, arguments, sys_path
+    function, arguments = pickle.loads(body)
+    return function, arguments
+
+
+def dump_call_app(sys_path: list[str]) -> bytes:
+    """The app of calls: no class, only the directories to import their modules from."""
+    return _CALL_HEAD + pickle.dumps(list(sys_path), PROTOCOL)
+
+
+def load_call_app(data: bytes) -> list[str] | None:
+    """The directories of an app of calls; None if `data` is an ordinary app."""
+    stamp, body = _split(data)
+    return list(pickle.loads(body)) if stamp[1] == "call" else None
 
 
 def dump_exception(exc: BaseException, codec: str = DILL) -> tuple[bytes | None, str]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from balsam_exec.apps import codec
+from balsam_exec.model.apps import AppSpec, Isolation
 from balsam_exec.model.base import MAX_ENTITY
 from balsam_exec.model.errors import JobFailed, JobTimeout, PayloadError, TooLarge, WorkerDied
 from balsam_exec.model.jobs import Result
-
-#: The payload of an app whose jobs are calls (`dump_call`): it has no class of its own.
-CALL_APP = codec.CALL_APP
 
 _FAILURES = {"died": WorkerDied, "timeout": JobTimeout}
 
@@ -46,15 +45,27 @@ def load_arguments(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, kwargs
 
 
-def dump_call(
-    function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any], sys_path: Iterable[str] = ()
-) -> bytes:
-    """A call, as the arguments of a job of an app with the payload `CALL_APP`.
+def call_app(site_id: int, sys_path: Iterable[str] = (), isolation: Isolation = Isolation.WORKER) -> AppSpec:
+    """The app whose jobs are calls (`dump_call`): it has no class, and any number of clients share it.
 
-    `sys_path` are directories the worker may import from, after all it has already. Raises PayloadError, TooLarge.
+    `sys_path` are directories from which workers may import, where they exist, after all they can import already.
     """
+    payload = codec.dump_call_app(list(sys_path))
+    name = f"call_{hashlib.sha256(payload + isolation.encode()).hexdigest()[:16]}"
+    return AppSpec(
+        site_id=site_id,
+        name=name,
+        description="Functions that were submitted to an executor",
+        hooks=["run"],
+        payload=payload,
+        isolation=isolation,
+    )
+
+
+def dump_call(function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> bytes:
+    """A call, as the arguments of a job of a `call_app`. Raises PayloadError, TooLarge."""
     name = getattr(function, "__qualname__", type(function).__qualname__)
-    return _checked(_guard(lambda: codec.dump_call(function, args, kwargs, tuple(sys_path))), f"the call of {name}")
+    return _checked(_guard(lambda: codec.dump_call(function, args, kwargs)), f"the call of {name}")
 
 
 def dump(value: Any, what: str = "the value") -> bytes:
