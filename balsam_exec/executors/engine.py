@@ -1,0 +1,381 @@
+"""The engine under every executor: job specs go in, futures come back, batches go out, the change feed resolves.
+
+Two threads per engine, asleep whenever nothing is outstanding. The *sender* posts whatever has gathered since its last
+request; the *follower* holds a long poll on the change feed and settles futures from the events. Nothing polls.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from concurrent.futures._base import CANCELLED, PENDING
+from typing import Any, Protocol, Self, TypeVar
+
+from balsam_exec.model.errors import BalsamError, JobFailed, ServiceUnavailable
+from balsam_exec.model.events import Feed, FeedEvent, Kind
+from balsam_exec.model.jobs import JobCreated, JobSpec, Result
+from balsam_exec.model.queries import FeedQuery
+from balsam_exec.model.states import TERMINAL, BatchJobState, JobState
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: The most jobs in one request: enough to amortize it, few enough that the first ones start early.
+MAX_BATCH = 1000
+#: How long one long poll lasts, in seconds.
+POLL_SEC = 30.0
+#: How long a cancel waits for a submission that is on its way, in seconds.
+CANCEL_SEC = 10.0
+#: How long a service may be away before futures fail, in seconds.
+PATIENCE_SEC = 3600.0
+#: The pause before a service that could not be reached is tried again, in seconds (the transport has tried for longer).
+RETRY_SEC = 2.0
+
+FINAL = frozenset({*(state.value for state in TERMINAL), "deleted"})
+WATCHED = [*sorted(FINAL), JobState.RUNNING.value, *(state.value for state in BatchJobState)]
+
+
+class JobService(Protocol):
+    """What the engine asks of the service (`balsam_exec.client.service.Service` has it)."""
+
+    def create_jobs(self, specs: Sequence[JobSpec], key: str | None = None) -> list[JobCreated]: ...
+    def cancel_jobs(self, ids: Sequence[int]) -> list[int]: ...
+    def results(self, ids: Sequence[int]) -> dict[int, Result]: ...
+    def feed(self, query: FeedQuery) -> Feed: ...
+    def sibling(self) -> Self: ...
+    def close(self) -> None: ...
+
+
+class Guard(Protocol):
+    """What an executor adds: looks after the allocations that its jobs run in. Called on the engine's threads."""
+
+    def before_send(self) -> None:
+        """Jobs are about to be sent; raises to fail them."""
+
+    def on_event(self, event: FeedEvent) -> None:
+        """A batch job of this owner changed."""
+
+
+class JobFuture(Future[Any]):
+    """The future of one job. `job_id` is its id at the service, once it is known."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self._engine = engine
+        self.job_id: int | None = None
+
+    def cancel(self) -> bool:
+        """Cancel the job unless a launcher already holds it: a cancelled job never ran. Asks the service.
+
+        Returns whether it is cancelled.
+        """
+        if self.done():
+            return self.cancelled()
+        return bool(self._engine.cancel([self]))
+
+    # Several threads of the engine may tell a future the same thing; the second time changes nothing.
+
+    def _start(self) -> None:
+        with self._condition:
+            if self._state == PENDING:
+                self.set_running_or_notify_cancel()
+
+    def _kill(self) -> None:
+        if super().cancel():
+            with self._condition:
+                if self._state == CANCELLED:
+                    self.set_running_or_notify_cancel()
+        elif not self.done():
+            self.set_exception(JobFailed(f"job {self.job_id} was killed while it ran"))
+
+    def __repr__(self) -> str:
+        return f"<JobFuture job={self.job_id} {super().__repr__()[1:]}"
+
+
+class Engine:
+    """Submits jobs that all carry `tags` and resolves their futures.
+
+    `load` turns the `Result` of a job that ended into its value, or raises. `guard` looks after allocations. `on_end`
+    is called on a thread of the engine when it was closed and its last future is resolved. A service that cannot be
+    reached is tried again for `patience` seconds; then the futures fail with ServiceUnavailable, while the jobs
+    stay what they are at the service.
+    """
+
+    def __init__(
+        self,
+        service: JobService,
+        tags: dict[str, str],
+        load: Callable[[Result], Any],
+        guard: Guard,
+        on_end: Callable[[], None],
+        *,
+        patience: float = PATIENCE_SEC,
+    ) -> None:
+        self._service = service
+        self._feed = service.sibling()  # connections of its own: closing it ends a long poll at once
+        self._load = load
+        self._guard = guard
+        self._on_end = on_end
+        self._patience = patience
+        self._query = FeedQuery(
+            kind=[Kind.JOB, Kind.BATCH_JOB],
+            to_state=WATCHED,
+            tags=[f"{key}:{value}" for key, value in tags.items()],
+            include_results=True,
+            timeout=POLL_SEC,
+        )
+        self._cursor = service.feed(FeedQuery()).cursor
+        self._changed = threading.Condition()
+        self._queue: deque[tuple[JobSpec, JobFuture]] = deque()
+        self._sending: set[JobFuture] = set()
+        self._jobs: dict[int, JobFuture] = {}
+        self._early: dict[int, list[FeedEvent]] = {}  #: events that came before the answer to the submission
+        self._closing = False
+        self._broken: BaseException | None = None
+        self.started = 0  #: how many times a job of ours was seen to start or end
+        self._threads = [
+            threading.Thread(target=self._run, args=(loop,), name=f"balsam-{name}", daemon=True)
+            for name, loop in (("sender", self._send_loop), ("follower", self._follow_loop))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # -- what executors call -------------------------------------------------------------------------------
+
+    def submit(self, spec: JobSpec) -> JobFuture:
+        """Queue a job and return its future. Never blocks on the network."""
+        future = JobFuture(self)
+        with self._changed:
+            if self._broken is not None:
+                raise self._broken
+            if self._closing:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._queue.append((spec, future))
+            self._changed.notify_all()
+        return future
+
+    def adopt(self, job_id: int) -> JobFuture:
+        """The future of a job that exists already and has not ended. Check its state again after this call: what
+        happened before it is not told by the feed."""
+        future = JobFuture(self)
+        future.job_id = job_id
+        with self._changed:
+            self._jobs[job_id] = future
+            self._changed.notify_all()
+        return future
+
+    def observe(self, job_id: int, state: JobState, result: Result | None) -> None:
+        """Tell how an adopted job stands now."""
+        if state is JobState.RUNNING or state in TERMINAL:
+            self._apply(job_id, state, result, "")
+
+    @property
+    def outstanding(self) -> int:
+        """How many futures are not resolved yet."""
+        with self._changed:
+            return self._outstanding()
+
+    def pending(self) -> list[JobFuture]:
+        """The unresolved futures, oldest first."""
+        with self._changed:
+            known = sorted(self._jobs.values(), key=lambda f: f.job_id or 0)
+            return [*known, *self._sending, *(future for _, future in self._queue)]
+
+    def cancel(self, futures: Iterable[JobFuture]) -> list[JobFuture]:
+        """Cancel those that no launcher holds yet, in one request; returns them."""
+        wanted = set(futures)
+        with self._changed:
+            cancelled = [future for _, future in self._queue if future in wanted]
+            self._queue = deque(item for item in self._queue if item[1] not in wanted)
+            self._changed.wait_for(lambda: not (wanted & self._sending), timeout=CANCEL_SEC)
+            sent = {job_id: self._jobs[job_id] for f in wanted if (job_id := f.job_id) in self._jobs and job_id}
+        if sent:
+            gone = self._service.cancel_jobs(list(sent))
+            cancelled += [sent[job_id] for job_id in gone]
+            with self._changed:
+                for job_id in gone:
+                    self._jobs.pop(job_id, None)
+        for future in cancelled:
+            future._kill()
+        with self._changed:
+            self._changed.notify_all()
+        return cancelled
+
+    def fail_all(self, error: BaseException) -> None:
+        """Give up: every unresolved future fails with `error`, and every later submit raises it."""
+        with self._changed:
+            self._broken = error
+            lost = [*self._jobs.values(), *self._sending, *(future for _, future in self._queue)]
+            self._jobs.clear()
+            self._queue.clear()
+            self._sending.clear()
+            self._changed.notify_all()
+        self._feed.close()
+        for future in lost:
+            if not future.done():
+                future.set_exception(error)
+
+    def close(self) -> None:
+        """Accept no more jobs. When the last future is resolved the threads end; `join` waits for that."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+    # -- sending -------------------------------------------------------------------------------------------
+
+    def _send_loop(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closing)
+                if not self._queue:
+                    return
+            self._send(self._take())
+
+    def _take(self) -> list[tuple[JobSpec, JobFuture]]:
+        with self._changed:
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
+            self._sending.update(future for _, future in batch)
+            self._changed.notify_all()
+            return batch
+
+    def _send(self, batch: list[tuple[JobSpec, JobFuture]]) -> None:
+        specs, key = [spec for spec, _ in batch], uuid.uuid4().hex
+        try:
+            self._guard.before_send()
+            created = self._persist(lambda: self._service.create_jobs(specs, key=key))
+        except BalsamError as error:
+            if len(batch) > 1 and not error.transient:
+                # One bad job must not take the others with it.
+                half = len(batch) // 2
+                self._send(batch[:half])
+                self._send(batch[half:])
+                return
+            with self._changed:
+                lost = [future for _, future in batch if future in self._sending]
+                self._sending.difference_update(lost)
+                self._changed.notify_all()
+            for future in lost:
+                future.set_exception(error)
+            return
+        for event in self._register(batch, created):
+            self._apply_event(event)
+
+    def _register(self, batch: list[tuple[JobSpec, JobFuture]], created: list[JobCreated]) -> list[FeedEvent]:
+        """Give the futures their jobs; returns the events that were faster than the answer to the submission."""
+        early: list[FeedEvent] = []
+        with self._changed:
+            for (_, future), job in zip(batch, created, strict=True):
+                if future in self._sending:  # not failed by `fail_all` meanwhile
+                    self._sending.discard(future)
+                    future.job_id = job.id
+                    self._jobs[job.id] = future
+                early += self._early.pop(job.id, ())
+            if not self._sending:
+                self._early.clear()
+            self._changed.notify_all()
+        return early
+
+    # -- following -----------------------------------------------------------------------------------------
+
+    def _follow_loop(self) -> None:
+        try:
+            while self._wait_for_work():
+                self._follow()
+            # A broken engine stays until it is closed, too.
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing)
+        finally:
+            self._on_end()
+
+    def _wait_for_work(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._outstanding() or self._closing)
+            return self._outstanding() > 0
+
+    def _follow(self) -> None:
+        feed = self._persist(lambda: self._feed.feed(self._query.model_copy(update={"cursor": self._cursor})))
+        self._cursor = feed.cursor
+        for event in feed.events:
+            if event.kind is Kind.JOB:
+                self._apply_event(event)
+            else:
+                self._guard.on_event(event)
+
+    def _apply_event(self, event: FeedEvent) -> None:
+        with self._changed:
+            self.started += 1
+            if self._sending and event.subject_id not in self._jobs:
+                self._early.setdefault(event.subject_id, []).append(event)
+                return
+        self._apply(event.subject_id, event.to_state, event.result, str(event.data.get("error", "")))
+
+    def _apply(self, job_id: int, state: str, result: Result | None, error: str) -> None:
+        with self._changed:
+            future = self._jobs.pop(job_id, None) if state in FINAL else self._jobs.get(job_id)
+            self._changed.notify_all()
+        if future is None:
+            return  # nobody waits for it, or a cancel was faster
+        if state in FINAL:
+            self._resolve(future, state, result, error)
+        else:
+            future._start()
+
+    def _resolve(self, future: JobFuture, state: str, result: Result | None, error: str) -> None:
+        if state == JobState.USER_KILLED:
+            future._kill()
+            return
+        value: Any = None
+        failure: BaseException | None = None
+        try:
+            if result is None and state == JobState.JOB_FINISHED and future.job_id is not None:
+                result = self._service.results([future.job_id]).get(future.job_id)
+            if result is None:
+                raise JobFailed(f"job {future.job_id} ended as {state}" + (f": {error}" if error else ""))
+            value = self._load(result)
+        except BaseException as exc:  # noqa: BLE001 - whatever the task raised, SystemExit too, is its outcome
+            failure = exc
+        try:
+            if failure is None:
+                future.set_result(value)
+            else:
+                future.set_exception(failure)
+        finally:
+            failure = None  # break the cycle through the traceback
+
+    # -- common --------------------------------------------------------------------------------------------
+
+    def _outstanding(self) -> int:
+        return len(self._queue) + len(self._sending) + len(self._jobs)
+
+    def _persist(self, call: Callable[[], T]) -> T:
+        """The answer of `call`, however long the service is away, within the engine's patience."""
+        give_up = time.monotonic() + self._patience
+        while True:
+            try:
+                return call()
+            except ServiceUnavailable as error:
+                if time.monotonic() >= give_up:
+                    raise
+                log.warning("%s; trying again", error)
+                with self._changed:
+                    if self._changed.wait_for(lambda: self._broken is not None, timeout=RETRY_SEC):
+                        raise
+
+    def _run(self, loop: Callable[[], None]) -> None:
+        """A thread's life. What ends a loop unforeseen fails every future instead of leaving it hanging."""
+        try:
+            loop()
+        except Exception as error:
+            if self._broken is None:
+                log.exception("%s failed", threading.current_thread().name)
+                self.fail_all(error)
