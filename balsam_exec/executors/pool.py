@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import ValidationError
 
-from balsam_exec.apps.payload import CALL_APP, dump_call, load_result
+from balsam_exec.apps.payload import call_app, dump_call, load_result
 from balsam_exec.client.config import load_service
 from balsam_exec.client.service import Service
 from balsam_exec.executors.allocation import Allocation, NoAllocation
 from balsam_exec.executors.chunks import run_chunk
 from balsam_exec.executors.engine import PATIENCE_SEC, Engine, JobFuture
-from balsam_exec.model.apps import AppSpec
 from balsam_exec.model.batch_jobs import BatchJobSpec
 from balsam_exec.model.errors import BalsamError, ConfigurationError, InvalidRequest, NotFound
 from balsam_exec.model.jobs import JobRecord, JobSpec, Resources
@@ -39,8 +38,6 @@ T = TypeVar("T")
 
 #: The tag that every job of a pool carries; its value is the pool's name.
 TAG = "pool"
-#: The app of these jobs; each brings the function to call with its arguments.
-APP_NAME = "BalsamPool"
 #: Seconds without work after which a pool's allocation ends by itself; the next submit asks for another.
 IDLE_TTL_SEC = 120
 #: Seconds a temporary deployment may be unreachable before its pool gives up: nobody else would mend it.
@@ -136,12 +133,7 @@ class BalsamPoolExecutor(_Submitter):
         self._service = service or self._find_service()
         try:
             site_id = _site_id(self._service, site)
-            self._sys_path = _import_path()
-            app = self._service.put_app(
-                AppSpec(
-                    site_id=site_id, name=APP_NAME, description="Calls of executors", hooks=["run"], payload=CALL_APP
-                )
-            )
+            app = self._service.put_app(call_app(site_id, _import_path()))
             packing = -(-self._max_workers // num_nodes)
             self._spec = _spec(
                 {"node_packing_count": packing, **(resources or {})},
@@ -234,7 +226,7 @@ class BalsamPoolExecutor(_Submitter):
                 when = "interpreter shutdown" if _exiting else "shutdown"
                 raise RuntimeError(f"cannot schedule new futures after {when}")
             try:
-                arguments = dump_call(fn, args, kwargs, self._sys_path)
+                arguments = dump_call(fn, args, kwargs)
             except BalsamError as error:
                 failed: Future[Any] = Future()
                 failed.set_exception(error)
