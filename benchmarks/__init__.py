@@ -1,0 +1,1 @@
+"""What the system costs, measured beside peers in the same run: `make bench`, or `python -m benchmarks.NAME`."""

@@ -1,0 +1,149 @@
+"""MkDocs hook: replaces `<!-- generated: NAME -->` in a page by a table made from the code."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType
+from typing import Any
+
+import typer
+from click import Command, Context, Group
+
+MARKER = re.compile(r"<!-- generated: ([\w-]+) -->")
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    return MARKER.sub(lambda match: GENERATORS[match[1]](), markdown)
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    lines = [list(head)]
+    lines.append(["---"] * len(lines[0]))
+    lines += [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def comments(owner: type | ModuleType) -> dict[str, str]:
+    """name -> its `#:` comment, at the end of its line or on the lines above it."""
+    found: dict[str, str] = {}
+    above: list[str] = []
+    for line in map(str.strip, inspect.getsource(owner).splitlines()):
+        if line.startswith("#:") or (above and line.startswith("#")):
+            above.append(line.lstrip("#: "))
+            continue
+        if match := re.match(r"(\w+)(?:: [^=]+)? = ", line):
+            found[match[1]] = line.partition("#: ")[2] or " ".join(above)
+        above = []
+    return found
+
+
+def states() -> str:
+    from balsam_exec.model.states import RUNNABLE, TERMINAL, JobState
+
+    said = comments(JobState)
+    kind = {**dict.fromkeys(RUNNABLE, "runnable"), **dict.fromkeys(TERMINAL, "ended")}
+    return table(["state", "", "means"], ([f"`{s}`", kind.get(s, ""), said[s.name]] for s in JobState))
+
+
+def transitions() -> str:
+    from balsam_exec.model.states import TRANSITIONS, JobState
+
+    order = list(JobState)
+    hops = sorted(TRANSITIONS.items(), key=lambda hop: (order.index(hop[0][0]), order.index(hop[0][1])))
+    return table(["from", "to", "by"], ([f"`{f}`", f"`{t}`", ", ".join(sorted(who))] for (f, t), who in hops))
+
+
+def batch_job_states() -> str:
+    from balsam_exec.model.states import BATCH_JOB_TRANSITIONS, BatchJobState
+
+    said = comments(BatchJobState)
+    following = {
+        s: ", ".join(f"`{t}`" for t in BatchJobState if (s, t) in BATCH_JOB_TRANSITIONS) for s in BatchJobState
+    }
+    rows = ([f"`{s}`", said[s.name], following[s]] for s in BatchJobState)
+    return table(["state", "means", "may be followed by"], rows)
+
+
+def errors() -> str:
+    from balsam_exec.model.errors import BalsamError
+
+    def walk(kind: type[BalsamError], depth: int) -> Iterator[list[object]]:
+        name = "&nbsp;" * 4 * depth + f"[`{kind.__name__}`][balsam_exec.model.errors.{kind.__name__}]"
+        yield [name, f"`{kind.code}`", kind.status, "yes" if kind.transient else ""]
+        for child in kind.__subclasses__():
+            if child.__module__ == BalsamError.__module__:
+                yield from walk(child, depth + 1)
+
+    return table(["error", "code", "HTTP status", "transient"], walk(BalsamError, 0))
+
+
+def cli() -> str:
+    from balsam_exec.cli import app
+
+    def walk(command: Command, context: Context) -> Iterator[str]:
+        if isinstance(command, Group):
+            for name in command.list_commands(context):
+                child = command.get_command(context, name)
+                if child and not child.hidden:
+                    yield from walk(child, Context(child, context, info_name=name))
+            return
+        usage = " ".join(command.collect_usage_pieces(context))
+        yield f"## `{context.command_path}`\n\n```text\n{context.command_path} {usage}\n```\n"
+        yield inspect.cleandoc(command.help or "").replace("\b\n", "").replace("\b", "") + "\n"
+        records = [r for p in command.get_params(context) if (r := p.get_help_record(context)) and "--help" not in r[0]]
+        if records:
+            rows = ([f"`{option}`", text.replace("[", "(").replace("]", ")")] for option, text in records)
+            yield table(["option", "means"], rows) + "\n"
+
+    command = typer.main.get_command(app)
+    return "\n".join(walk(command, Context(command, info_name="balsam")))
+
+
+def site_settings() -> str:
+    from balsam_exec.platform.settings import SiteSettings
+
+    said = comments(SiteSettings)
+    rows = []
+    for name, field in SiteSettings.model_fields.items():
+        default = "required" if field.is_required() else f"`{field.default}`"
+        kind = str(inspect.get_annotations(SiteSettings)[name])
+        rows.append([f"`{name}`", f"`{kind}`", default, field.description or said.get(name, "")])
+    return table(["setting", "type", "default", "means"], rows)
+
+
+def limits() -> str:
+    from balsam_exec.model import base, jobs
+
+    def size(value: int) -> str:
+        return f"{value // 2**20} MiB" if value % 2**20 == 0 else f"{value:,}"
+
+    said = {**comments(base), **comments(jobs)}
+    found = {**vars(base), **vars(jobs)}
+    rows = (
+        [said[name], size(found[name])] for name in said if name.startswith("MAX_") and isinstance(found[name], int)
+    )
+    return table(["what", "limit"], rows)
+
+
+def routes() -> str:
+    from balsam_exec.server.app import openapi
+
+    rows = []
+    for path, methods in openapi()["paths"].items():
+        for method, operation in methods.items():
+            rows.append([f"`{method.upper()} {path}`", operation.get("description") or operation.get("summary", "")])
+    return table(["route", "does"], rows)
+
+
+GENERATORS: dict[str, Callable[[], str]] = {
+    "states": states,
+    "transitions": transitions,
+    "batch-job-states": batch_job_states,
+    "errors": errors,
+    "cli": cli,
+    "site-settings": site_settings,
+    "limits": limits,
+    "routes": routes,
+}
