@@ -1,0 +1,99 @@
+"""Processes of this machine, told apart for good: a pid may be used again, a pid with its start time may not.
+
+Only the standard library, and little of it: the supervisor of a deployment, which should stay small, uses this.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """The fields of /proc/PID/stat from the third on; None for a process that is gone, a zombie included."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in (b"Z", b"X") else fields
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that runs or has run."""
+
+    pid: int
+    start: int  #: in clock ticks since the machine started
+
+    @classmethod
+    def of(cls, pid: int) -> Process | None:
+        """The living process that now has this pid."""
+        fields = _stat(pid)
+        return None if fields is None else cls(pid, int(fields[19]))
+
+    @property
+    def alive(self) -> bool:
+        return Process.of(self.pid) == self
+
+    def open(self) -> int | None:
+        """A pidfd, which becomes readable when the process ends; None if it has. The caller closes it."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return None
+        if self.alive:  # and so it was it that we opened
+            return descriptor
+        os.close(descriptor)
+        return None
+
+    def send(self, signum: signal.Signals) -> bool:
+        """Signal it and nobody else; False if it has ended."""
+        descriptor = self.open()
+        if descriptor is None:
+            return False
+        try:
+            signal.pidfd_send_signal(descriptor, signum)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def wait(self, timeout: float) -> bool:
+        """Whether it ends within `timeout` seconds. It need not be our child."""
+        descriptor = self.open()
+        if descriptor is None:
+            return True
+        try:
+            return bool(select.select([descriptor], [], [], max(0.0, timeout))[0])
+        finally:
+            os.close(descriptor)
+
+    def end(self, timeout: float) -> None:
+        """SIGTERM, and SIGKILL if it has not ended after `timeout` seconds; returns when it is gone."""
+        if self.send(signal.SIGTERM) and not self.wait(timeout):
+            self.send(signal.SIGKILL)
+            self.wait(timeout)
+
+    def session(self) -> Iterator[Process]:
+        """The living processes, itself apart, of the session that it leads or led, whatever their process groups.
+
+        The kernel gives a pid to nobody else while a session bears its number.
+        """
+        leader = Process.of(self.pid)
+        if leader not in (None, self):
+            return
+        for name in os.listdir("/proc"):
+            if name.isdigit() and (fields := _stat(int(name))) and int(fields[3]) == self.pid != int(name):
+                yield Process(int(name), int(fields[19]))
+
+    def kill_session(self) -> None:
+        """SIGKILL every process of its session but itself."""
+        for member in self.session():
+            with suppress(PermissionError):  # a set-uid program: not ours to end
+                member.send(signal.SIGKILL)

@@ -1,0 +1,91 @@
+"""What the site agent asks of a batch scheduler."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import ClassVar
+
+from balsam_exec.model.errors import BalsamError
+
+
+class SubmitRefused(BalsamError):
+    """The scheduler does not want the job (no such queue, over a limit). The same request will be refused again."""
+
+    code = "submit_refused"
+
+
+class SchedulerUnavailable(BalsamError):
+    """The scheduler could not be asked. It says nothing about any job; ask again later."""
+
+    code = "scheduler_unavailable"
+    transient = True
+
+
+class SchedulerState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    UNKNOWN = "unknown"  #: the scheduler says nothing of it now; it may be in any state
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a scheduler says of one job."""
+
+    state: SchedulerState
+    exit_code: int | None = None  #: of the script, once FINISHED; None where it was not recorded
+    info: str = ""  #: why, in words for a person
+
+
+@dataclass(frozen=True)
+class SubmitSpec:
+    """What to ask of the scheduler for one script."""
+
+    key: str  #: the site's name for this submission; a key is submitted at most once
+    num_nodes: int
+    wall_time_min: int
+    queue: str
+    project: str
+    log: Path  #: stdout and stderr of the script are appended here
+    optional_params: Mapping[str, str] = field(default_factory=dict)
+
+
+class Scheduler(ABC):
+    """A batch scheduler. Methods may block for as long as its commands take; they are safe to call from any thread.
+
+    All of them may raise SchedulerUnavailable, after which nothing is known to have changed.
+    """
+
+    #: Seconds between two looks at the statuses; None: `on_change` (given when it is made) is called at each change.
+    poll_sec: ClassVar[float | None] = None
+
+    @abstractmethod
+    def submit(self, script: Path, spec: SubmitSpec) -> str:
+        """Have the executable `script` run once, and return its id.
+
+        At most one run for each `spec.key`, however often it is called and whoever crashes when: a repeated call
+        returns the id of the first run. Raises SubmitRefused.
+        """
+
+    @abstractmethod
+    def find(self, key: str) -> str | None:
+        """The id under which `key` was submitted, None if it never was. Finds what a crash left unrecorded."""
+
+    @abstractmethod
+    def statuses(self, ids: Iterable[str]) -> dict[str, Status]:
+        """The status of each of the `ids`. One the scheduler cannot tell of is UNKNOWN, never FINISHED."""
+
+    @abstractmethod
+    def cancel(self, scheduler_id: str) -> None:
+        """Ask for the end of a job: SIGTERM first, and after a grace period SIGKILL for all that is left of it.
+
+        Returns at once; `statuses` says when it is over. Harmless when repeated and for a job that has ended.
+        """
+
+    def close(self) -> None:
+        """Release what the object holds. Jobs go on."""
+        return

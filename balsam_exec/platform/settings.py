@@ -1,0 +1,139 @@
+"""A site's `settings.yml`: what its agent and its launchers need to know of the machine (seed 001 "settings.yml")."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from balsam_exec.model.base import Id, Name
+from balsam_exec.model.errors import ConfigurationError
+
+FILE_NAME = "settings.yml"
+
+_TEMPLATE = """\
+# Settings of this Balsam site. Its agent and its launchers read them when they start.
+
+# The name the site was registered under. The service may know it by another one since: the id is what counts.
+name: {name}
+
+# The id of the site at the service; written when it is registered.
+site_id: {site_id}
+
+# The batch scheduler that gives allocations: "local" starts them at once on this machine.
+scheduler: local
+
+# Cores and GPUs of one node. null: as many as the machine of the launcher has.
+cores: null
+gpus: null
+
+# A launcher ends after so many seconds without work, unless its batch job says otherwise.
+idle_ttl_sec: 60
+"""
+
+
+class SiteSettings(BaseModel):
+    """The settings of one site. Unknown keys are refused: a misspelt one would silently do nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    site_id: Id | None = None  #: None: not registered yet
+    scheduler: Literal["local"] = "local"
+    cores: int | None = Field(default=None, ge=1, le=100_000)  #: of a node; None: detected
+    gpus: int | None = Field(default=None, ge=0, le=1_000)  #: of a node; None: detected
+    idle_ttl_sec: int = Field(default=60, ge=0)
+    #: Seconds between the SIGTERM that ends an allocation and the SIGKILL of what is left of it.
+    cancel_grace_sec: float = Field(default=30, ge=0, le=86_400)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """The settings of the site at `directory`. Raises ConfigurationError, naming the file and each wrong key."""
+        path = directory / FILE_NAME
+        try:
+            values = yaml.safe_load(path.read_bytes())
+        except FileNotFoundError:
+            raise ConfigurationError(f"{directory} is not a site: make it one with `balsam site init`") from None
+        except OSError as error:
+            raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"{path} is not YAML: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigurationError(f"{path} holds no settings: `name: ...` at least")
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigurationError(f"{path}: {_problems(error)}") from None
+
+
+class SiteDirectory:
+    """Where a site keeps its things."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.settings_file = self.path / FILE_NAME
+        self.job_template = self.path / "job-template.sh"
+        self.data = self.path / "data"
+        self.log = self.path / "log"
+        self.qsubmit = self.path / "qsubmit"
+
+    @property
+    def exists(self) -> bool:
+        return self.settings_file.exists()
+
+    def settings(self) -> SiteSettings:
+        return SiteSettings.load(self.path)
+
+    def create(self, name: str, site_id: int | None = None) -> None:
+        """Make it a site: settings.yml, job-template.sh, data/, log/, qsubmit/. What is there already stays."""
+        for directory in (self.data, self.log, self.qsubmit):
+            directory.mkdir(parents=True, exist_ok=True)
+        if not self.job_template.exists():
+            self.job_template.write_text(_JOB_TEMPLATE)
+        if not self.exists:
+            self._write(_TEMPLATE.format(name=_scalar(name), site_id=_scalar(site_id)))
+
+    def record_id(self, site_id: int) -> None:
+        """Set `site_id` in settings.yml, leaving every other line, comments too, as its owner wrote it."""
+        text = self.settings_file.read_text()
+        line = f"site_id: {site_id}"
+        changed, count = re.subn(r"^site_id:.*$", line, text, count=1, flags=re.MULTILINE)
+        self._write(changed if count else f"{text.rstrip()}\n{line}\n")
+
+    def _write(self, text: str) -> None:
+        fd, temporary = tempfile.mkstemp(dir=self.path, prefix=".settings-")
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, self.settings_file)
+
+
+def _scalar(value: object) -> str:
+    """One value as YAML, on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+
+
+def _problems(error: ValidationError) -> str:
+    known = ", ".join(SiteSettings.model_fields)
+    found = []
+    for item in error.errors():
+        key = ".".join(map(str, item["loc"]))
+        unknown = item["type"] == "extra_forbidden"
+        found.append(f"there is no setting {key!r} (there are: {known})" if unknown else f"{key}: {item['msg']}")
+    return "; ".join(found)
+
+
+_JOB_TEMPLATE = """\
+#!/bin/bash
+# The script that each allocation of this site runs, a Jinja2 template. Load modules and set variables here: jobs
+# inherit them. It may use: job (the batch job), site_dir, python, launcher (the command that runs the jobs).
+#
+# Keep `exec`, so that the scheduler's signals reach the launcher: it then has its jobs restarted elsewhere.
+
+exec {{ launcher }}
+"""

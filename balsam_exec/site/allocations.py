@@ -1,0 +1,178 @@
+"""Brings the site's batch jobs to its scheduler, and what the scheduler says of them back to the service."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import threading
+from collections.abc import Mapping
+from datetime import UTC
+from pathlib import Path
+
+import jinja2
+
+from balsam_exec.client.feed import Follower, follow
+from balsam_exec.client.service import Service
+from balsam_exec.model.base import now
+from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord
+from balsam_exec.model.errors import BalsamError, Conflict, IllegalTransition, NotFound
+from balsam_exec.model.events import Kind
+from balsam_exec.model.states import BATCH_JOB_ENDED, BatchJobState
+from balsam_exec.platform.schedulers import Status, SubmitSpec, make_scheduler
+from balsam_exec.platform.schedulers.base import SubmitRefused
+from balsam_exec.platform.settings import SiteDirectory, SiteSettings
+from balsam_exec.site.decisions import Cancel, Submit, Update, decide
+from balsam_exec.site.part import Part
+
+log = logging.getLogger(__name__)
+
+#: Seconds before another look after something went wrong, doubling from the first to the last.
+_FIRST_PAUSE, _LAST_PAUSE = 0.2, 10.0
+
+
+class Allocations(Part):
+    """Woken by the change feed and by the scheduler. All it knows is in the service and the scheduler's own records,
+    so that it may be killed and started again at any time."""
+
+    name = "allocations"
+
+    def __init__(self, service: Service, site_id: int, site: SiteDirectory, settings: SiteSettings) -> None:
+        super().__init__()
+        self._service = service
+        self._site_id = site_id
+        self._site = site
+        self._wake = threading.Event()
+        self._scheduler = make_scheduler(settings, site, self._wake.set)
+        self._draining = False
+        self._drained = threading.Event()
+
+    def run(self) -> None:
+        with follow(self._service, kind=[Kind.BATCH_JOB], site_id=[self._site_id]) as feed:
+            watcher = threading.Thread(target=self._watch, args=(feed,), name="batch-job-feed", daemon=True)
+            watcher.start()
+            try:
+                self._loop(watcher)
+            finally:
+                feed.stop()
+                watcher.join()
+
+    def stop(self) -> None:
+        super().stop()
+        self._wake.set()
+
+    def close(self) -> None:
+        self._scheduler.close()
+
+    def drain(self, timeout: float) -> bool:
+        """Submit nothing more, cancel all that lives, and wait: whether all of it ended within `timeout` seconds."""
+        self._draining = True
+        self._wake.set()
+        return self._drained.wait(timeout)
+
+    def _watch(self, feed: Follower) -> None:
+        try:
+            for _ in feed.batches():
+                self._wake.set()
+        except BalsamError as error:
+            log.error("the change feed ended: %s", error)
+        self._wake.set()
+
+    def _loop(self, watcher: threading.Thread) -> None:
+        pause = _FIRST_PAUSE
+        while not self.stopped:
+            self._wake.clear()
+            try:
+                live = self._reconcile()
+            except BalsamError as error:
+                if self.stopped:
+                    return
+                if not error.transient:
+                    raise
+                log.warning("%s; trying again in %.1f s", error, pause)
+                self._wake.wait(pause)
+                pause = min(2 * pause, _LAST_PAUSE)
+                continue
+            pause = _FIRST_PAUSE
+            if self._draining and not live:
+                self._drained.set()
+            if not watcher.is_alive():
+                raise BalsamError("lost the change feed")
+            self._wake.wait(self._scheduler.poll_sec)
+
+    def _reconcile(self) -> int:
+        """Take every batch job as far as it goes now; the number of those the scheduler still has."""
+        jobs = self._unfinished()
+        ids = {job.id: job.scheduler_id or self._scheduler.find(_key(job)) for job in jobs}
+        statuses = self._scheduler.statuses(scheduler_id for scheduler_id in ids.values() if scheduler_id)
+        live = 0
+        for job in jobs:
+            try:
+                live += self._advance(job, ids[job.id], statuses)
+            except (NotFound, Conflict, IllegalTransition) as error:
+                # Somebody else changed it at the same moment, and the feed will wake us for that.
+                log.info("batch job %s: %s", job.id, error)
+        return live
+
+    def _unfinished(self) -> list[BatchJobRecord]:
+        found: list[BatchJobRecord] = []
+        after: int | None = None
+        while True:
+            page = self._service.batch_jobs(site_id=[self._site_id], state__ne=list(BATCH_JOB_ENDED), after=after)
+            found += page.results
+            after = page.next
+            if after is None:
+                return found
+
+    def _advance(self, job: BatchJobRecord, scheduler_id: str | None, statuses: Mapping[str, Status]) -> bool:
+        """Take one batch job as far as it goes; whether the scheduler has it now."""
+        status = statuses.get(scheduler_id) if scheduler_id else None
+        action = decide(job, scheduler_id, status, now(), draining=self._draining)
+        if isinstance(action, Submit):
+            try:
+                scheduler_id = self._submit(job)
+            except (SubmitRefused, jinja2.TemplateError, OSError) as error:
+                log.error("batch job %s could not be submitted: %s", job.id, error)
+                self._update(job, BatchJobPatch(state=BatchJobState.SUBMIT_FAILED, status_info={"error": str(error)}))
+                return False
+            return self._advance(job, scheduler_id, self._scheduler.statuses([scheduler_id]))
+        if isinstance(action, Cancel):
+            log.info("batch job %s: cancelling %s", job.id, action.scheduler_id)
+            self._scheduler.cancel(action.scheduler_id)
+        elif isinstance(action, Update):
+            self._update(job, action.patch)
+            return action.patch.state not in BATCH_JOB_ENDED
+        return scheduler_id is not None
+
+    def _update(self, job: BatchJobRecord, patch: BatchJobPatch) -> None:
+        log.info("batch job %s: %s %s", job.id, patch.state, patch.status_info or patch.scheduler_id or "")
+        self._service.patch_batch_job(job.id, patch)
+
+    def _submit(self, job: BatchJobRecord) -> str:
+        key = _key(job)
+        script = self._site.qsubmit / f"{key}.sh"
+        script.write_text(render_script(job, self._site))
+        script.chmod(0o755)
+        spec = SubmitSpec(
+            key=key,
+            num_nodes=job.num_nodes,
+            wall_time_min=job.wall_time_min,
+            queue=job.queue,
+            project=job.project,
+            log=self._site.log / f"batch-job-{key}.log",
+            optional_params=job.optional_params,
+        )
+        return self._scheduler.submit(script, spec)
+
+
+def _key(job: BatchJobRecord) -> str:
+    """Unlike the id it is unique over all services that a site's directory may ever serve."""
+    return f"{job.id}-{job.created.astimezone(UTC):%Y%m%dT%H%M%S}"
+
+
+def render_script(job: BatchJobRecord, site: SiteDirectory, python: str = sys.executable) -> str:
+    """The script of an allocation, from the site's job-template.sh. Raises jinja2.TemplateError, OSError."""
+    launcher = [python, "-m", "balsam_exec.launcher", "--site", str(site.path), "--batch-job", str(job.id)]
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    template = environment.from_string(Path(site.job_template).read_text())
+    return template.render(job=job, site_dir=str(site.path), python=python, launcher=shlex.join(launcher))
