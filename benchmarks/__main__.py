@@ -1,0 +1,25 @@
+"""`make bench`: every benchmark in turn, each in a process of its own; tables to stdout, JSON to build/benchmarks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from benchmarks.harness import ROOT
+
+NAMES = ("pool_noop", "commands", "bulk_create", "scaling", "startup")
+
+
+def main() -> int:
+    failed = 0
+    for name in NAMES:
+        print(f"--- {name}", file=sys.stderr, flush=True)
+        report = ROOT / "build/benchmarks" / f"{name}.json"
+        command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(report), *sys.argv[1:]]
+        failed += subprocess.run(command, cwd=ROOT, check=False).returncode != 0
+        print()
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
