@@ -1,7 +1,7 @@
 """Every code block of the documentation runs, page by page and in order, as a reader would run it.
 
-A page becomes one Python script with the same line numbers: `python` blocks stand in it as they are, `bash` blocks as
-calls of bash, and a block with title="FILE" is written to that file. Blocks that cannot run have another tag, as `text`.
+A page becomes a Python script with the same line numbers: `python` blocks as they are, `bash` blocks as calls
+of bash; a block with title="FILE" is written to that file. Blocks that cannot run have another tag, such as `text`.
 """
 
 from __future__ import annotations
