@@ -1,0 +1,138 @@
+"""Command apps: each job a process group of its own, its output in job.out of its workdir."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from balsam_exec.apps.templates import render
+from balsam_exec.launcher import outcomes
+from balsam_exec.launcher.pilot import Ended, Outcome
+from balsam_exec.launcher.reactor import Reactor
+from balsam_exec.model.apps import AppRecord
+from balsam_exec.model.errors import BalsamError
+from balsam_exec.model.sessions import LeasedJob
+from balsam_exec.platform.mpi import launch_prefix
+
+#: A command of such characters means to a shell what it says: words, some of them in single quotes.
+_PLAIN = re.compile(r"[\w@%+=:,./' -]+", re.ASCII)
+
+
+@dataclass(slots=True)
+class _Command:
+    process: subprocess.Popen[bytes]
+    pidfd: int
+    job_out: Path
+    start: int  #: of its output in job.out
+
+
+class CommandRunner:
+    """Starts the commands of jobs and tells the reactor when they end."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+        self._commands: dict[int, _Command] = {}
+        self._stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def start(self, job: LeasedJob, app: AppRecord, workdir: Path, environment: Mapping[str, str]) -> None:
+        """Raises BalsamError or OSError if it cannot be started."""
+        assert app.command_template is not None
+        line = render(app.command_template, app.parameters, job.parameters, app.name)
+        prefix = launch_prefix(job, environment)
+        job_out = workdir / "job.out"
+        output = _open_output(workdir, job_out)
+        try:
+            start = os.lseek(output, 0, os.SEEK_END)
+            process = self._spawn(prefix + command_words(line, environment.get("PATH")), output, workdir, environment)
+        finally:
+            os.close(output)
+        command = _Command(process, os.pidfd_open(process.pid), job_out, start)
+        self._commands[job.id] = command
+        self._reactor.watch(command.pidfd, lambda _: self._ended(job.id))
+
+    def kill(self, job_id: int, signum: signal.Signals) -> bool:
+        """Signal the job's processes; False if it is none of ours."""
+        command = self._commands.get(job_id)
+        if command is not None:
+            _signal_group(command.process.pid, signum)
+        return command is not None
+
+    def close(self) -> None:
+        os.close(self._stdin)
+
+    def _spawn(
+        self, words: list[str], output: int, workdir: Path, environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        # Nothing here keeps subprocess from vfork (a preexec_fn would), which costs the same whatever our size.
+        return subprocess.Popen(
+            words,
+            cwd=workdir,
+            env=environment,
+            stdin=self._stdin,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+    def _ended(self, job_id: int) -> None:
+        command = self._commands.pop(job_id)
+        self._reactor.forget(command.pidfd)
+        os.close(command.pidfd)
+        # What it left in its process group ends with it, and before its pid, the group's name, may go to another.
+        _signal_group(command.process.pid, signal.SIGKILL)
+        outcome = outcomes.command_ended(command.process.wait(), command.job_out, command.start)
+        self._reactor.emit(Ended(job_id, outcome))
+
+
+def cannot_start(problem: BalsamError | OSError) -> Outcome:
+    """The outcome of a job whose start raised this."""
+    if isinstance(problem, BalsamError):
+        return outcomes.failed("exit", f"the job could not be started: {problem}")
+    what = f" {problem.filename}" if problem.filename else ""
+    hint = " (arguments and environment are too large)" if problem.errno == errno.E2BIG else ""
+    return outcomes.failed("exit", f"the job could not be started: {problem.strerror or problem}{what}{hint}")
+
+
+def command_words(line: str, path: str | None) -> list[str]:
+    """The program and arguments that run a command line: directly if no shell is needed for it, else by bash."""
+    shell = ["bash", "-c", line]
+    if not _PLAIN.fullmatch(line):
+        return shell
+    try:
+        words = shlex.split(line)
+    except ValueError:  # bash will say what is wrong with it
+        return shell
+    program = _find(words[0], path) if words else None
+    return [program, *words[1:]] if program else shell
+
+
+@lru_cache(maxsize=1024)
+def _find(word: str, path: str | None) -> str | None:
+    """The executable of an absolute path or on PATH; a relative path is looked up from the workdir, by bash."""
+    if "=" in word or ("/" in word and not word.startswith("/")):
+        return None
+    return shutil.which(word, path=path)
+
+
+def _open_output(workdir: Path, job_out: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    try:
+        return os.open(job_out, flags, 0o666)
+    except FileNotFoundError:
+        workdir.mkdir(parents=True, exist_ok=True)
+        return os.open(job_out, flags, 0o666)
+
+
+def _signal_group(leader: int, signum: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # all gone; or all of another user (a set-uid program)
+        os.killpg(leader, signum)

@@ -1,0 +1,168 @@
+"""The launcher's main loop: takes events to the pilot, and does what it decides."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from balsam_exec.launcher.commands import CommandRunner, cannot_start
+from balsam_exec.launcher.link import LauncherService, Link
+from balsam_exec.launcher.pilot import Acquire, Action, Drain, Ended, Event, Exit, Kill, Pilot, Send, Start, Terms
+from balsam_exec.launcher.placement import Placement
+from balsam_exec.launcher.reactor import Reactor
+from balsam_exec.launcher.workers import PythonRunner
+from balsam_exec.model.apps import AppRecord
+from balsam_exec.model.base import Tags
+from balsam_exec.model.errors import BalsamError, NotFound
+from balsam_exec.model.sessions import AcquireRequest, SessionRecord
+from balsam_exec.platform.nodes import NodeSpec
+
+log = logging.getLogger(__name__)
+
+#: Seconds an acquire waits at the service for the first job.
+_POLL = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mission:
+    """Where a launcher works and which jobs it may take."""
+
+    data: Path  #: the site's directory of workdirs
+    nodes: tuple[NodeSpec, ...]
+    terms: Terms
+    batch_job_id: int | None = None
+    serial_only: bool = False
+    filter_tags: Tags | None = None
+
+
+class Launcher:
+    """Runs jobs of one session until it is drained, idle, out of time, or the session is lost."""
+
+    def __init__(
+        self, service: LauncherService, session: SessionRecord, mission: Mission, environment: Mapping[str, str]
+    ) -> None:
+        """`environment` is what jobs inherit."""
+        self.reactor = Reactor()
+        self._service = service
+        self._session = session
+        self._mission = mission
+        now = time.monotonic()
+        self._pilot = Pilot(mission.nodes, mission.terms, now, time.time() - now)
+        self._link = Link(service, session, self.reactor.post)
+        self._commands = CommandRunner(self.reactor)
+        self._python = PythonRunner(self.reactor, sum(node.cores for node in mission.nodes))
+        self._environment = dict(environment)
+        if mission.batch_job_id is not None:
+            self._environment["BALSAM_BATCH_JOB_ID"] = str(mission.batch_job_id)
+        self._environment_of = lru_cache(maxsize=1024)(self._make_environment)
+
+    def drain(self, reason: str, at_once: bool = False) -> None:
+        """End the launcher: for signal handlers and other threads."""
+        self.reactor.post(Drain(reason, at_once))
+
+    def run(self) -> bool:
+        """Returns when no job of it is running any more: whether the session was still ours then."""
+        events: list[Event] = []
+        try:
+            while True:
+                for action in self._pilot.step(events, time.monotonic()):
+                    if isinstance(action, Exit):
+                        return self._leave(action)
+                    self._do(action)
+                deadline = self._pilot.deadline
+                timeout = None if math.isinf(deadline) else max(0.0, deadline - time.monotonic())
+                events = self.reactor.run(timeout)
+        finally:
+            self._link.stop()
+            self._python.close()
+            self._commands.close()
+            self.reactor.close()
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Start():
+                self._start(action)
+            case Kill(job_id, signum):
+                if not self._commands.kill(job_id, signum):
+                    self._python.kill(job_id, signum)
+            case Send(reports):
+                self._link.report(reports)
+            case Acquire(max_jobs, max_wall_time_min):
+                self._link.acquire(self._request(max_jobs, max_wall_time_min))
+
+    def _request(self, max_jobs: int, max_wall_time_min: int | None) -> AcquireRequest:
+        nodes = self._mission.nodes
+        return AcquireRequest(
+            max_jobs=max_jobs,
+            max_nodes=len(nodes),
+            max_gpus_per_node=max(len(node.gpus) for node in nodes),
+            max_wall_time_min=max_wall_time_min,
+            serial_only=self._mission.serial_only,
+            filter_tags=self._mission.filter_tags or {},
+            timeout=min(_POLL, self._session.ttl_sec / 2),
+        )
+
+    def _start(self, start: Start) -> None:
+        job = start.job
+        workdir = self._mission.data / job.workdir
+        try:
+            app = self._link.apps.get(job.app_id)
+            if app is None:
+                raise NotFound(f"its app (id {job.app_id}) no longer exists")
+            environment = self._environment_of(app.id, app.digest, self._gpus(start.placement))
+            if app.command_template is None:
+                self._python.start(job, app, workdir, environment)
+            else:
+                self._commands.start(job, app, workdir, {**environment, "BALSAM_JOB_ID": str(job.id)})
+        except (BalsamError, OSError) as problem:
+            self.reactor.emit(Ended(job.id, cannot_start(problem)))
+
+    def _make_environment(self, app_id: int, digest: str, gpus: str) -> Mapping[str, str]:
+        app: AppRecord = self._link.apps[app_id]
+        environment = {**self._environment, **app.environment_variables}
+        if any(node.gpus for node in self._mission.nodes):
+            environment["CUDA_VISIBLE_DEVICES"] = gpus
+        return environment
+
+    def _gpus(self, placement: Placement) -> str:
+        """The GPUs of a job as CUDA_VISIBLE_DEVICES names them on its first node; nothing: none."""
+        share = placement.shares[0]
+        names = self._mission.nodes[share.node].gpus
+        return ",".join(names[index] for index, _ in share.gpus)
+
+    def _leave(self, action: Exit) -> bool:
+        log.info("launcher ends: %s", action.reason)
+        self._link.stop()
+        if not action.lost:
+            with suppress(NotFound):  # it expired a moment ago
+                self._service.close_session(self._session.id)
+        return not action.lost
+
+
+def obey_signals(launcher: Launcher) -> None:
+    """SIGTERM, SIGINT and SIGHUP drain; a second one ends the jobs at once. (Main thread only.)"""
+
+    def handle(signum: int, _: object) -> None:
+        launcher.drain(f"the launcher got {signal.Signals(signum).name}")
+
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, handle)
+
+
+def obey_guardian(launcher: Launcher, guardian: int) -> None:
+    """End at once when the guardian, the process the batch system knows, is gone: `guardian` is a pipe it holds."""
+
+    def gone(_: int) -> None:
+        launcher.reactor.forget(guardian)
+        os.close(guardian)
+        launcher.drain("the launcher's parent was killed", at_once=True)
+
+    launcher.reactor.watch(guardian, gone)

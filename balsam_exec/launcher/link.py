@@ -1,0 +1,121 @@
+"""The launcher's dealings with the service, in threads of their own: acquire, report, heartbeat."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Protocol, TypeVar
+
+from balsam_exec.launcher.pilot import Alive, Arrived, Delivered, Event, Lost, Refused, Stale
+from balsam_exec.model.apps import AppRecord
+from balsam_exec.model.errors import BalsamError, InvalidRequest, NotFound, StaleLease
+from balsam_exec.model.sessions import AcquireRequest, LeasedJob, Report, SessionRecord
+
+log = logging.getLogger(__name__)
+
+#: Seconds between attempts, after the client's own retries gave up.
+_PAUSE = 0.5
+T = TypeVar("T")
+
+
+class LauncherService(Protocol):
+    """What a launcher needs of the service; `balsam_exec.client.service.Service` is one. Thread-safe.
+
+    Methods raise BalsamError: ServiceUnavailable while the service is away, NotFound or Conflict when the session is
+    over.
+    """
+
+    def acquire(self, session_id: int, request: AcquireRequest) -> list[LeasedJob]: ...
+
+    def report(self, session_id: int, reports: Sequence[Report]) -> None: ...
+
+    def heartbeat(self, session_id: int) -> SessionRecord: ...
+
+    def app(self, app_id: int) -> AppRecord: ...
+
+    def close_session(self, session_id: int) -> None: ...
+
+
+class Link:
+    """Carries requests to the service and posts what comes of them. Waits out an absent service."""
+
+    def __init__(self, service: LauncherService, session: SessionRecord, post: Callable[[Event], None]) -> None:
+        self.apps: dict[int, AppRecord] = {}  #: of every job that arrived, unless it is gone; written before `post`
+        self._service = service
+        self._session = session
+        self._post = post
+        self._stopped = threading.Event()
+        self._requests: SimpleQueue[AcquireRequest] = SimpleQueue()
+        self._batches: SimpleQueue[Sequence[Report]] = SimpleQueue()
+        for work in (self._acquire, self._report, self._keep_alive):
+            threading.Thread(target=self._guarded, args=(work,), name=work.__name__, daemon=True).start()
+
+    def acquire(self, request: AcquireRequest) -> None:
+        """Answered by Arrived, or by Lost."""
+        self._requests.put(request)
+
+    def report(self, reports: Sequence[Report]) -> None:
+        """Answered by Delivered, Stale or Refused, or by Lost."""
+        self._batches.put(reports)
+
+    def stop(self) -> None:
+        """Ask nothing more. The threads are daemons: nobody waits for a long poll to come back."""
+        self._stopped.set()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Run `work` until the session is over."""
+        try:
+            while not self._stopped.is_set():
+                work()
+        except BalsamError as error:
+            if not self._stopped.is_set():
+                self._post(Lost(f"the session is over: {error}"))
+        except Exception:
+            log.exception("a defect of the launcher")
+            self._post(Lost("a defect of the launcher"))
+
+    def _acquire(self) -> None:
+        request = self._requests.get()
+        jobs = self._persist(lambda: self._service.acquire(self._session.id, request))
+        for app_id, digest in {(job.app_id, job.app_digest) for job in jobs}:
+            known = self.apps.get(app_id)
+            if known is None or known.digest != digest:
+                self._fetch_app(app_id)
+        self._post(Arrived(tuple(jobs)))
+
+    def _fetch_app(self, app_id: int) -> None:
+        try:
+            self.apps[app_id] = self._persist(lambda: self._service.app(app_id))
+        except NotFound:
+            self.apps.pop(app_id, None)  # deleted meanwhile; its jobs will say so
+
+    def _report(self) -> None:
+        batch = self._batches.get()
+        try:
+            self._persist(lambda: self._service.report(self._session.id, batch))
+        except StaleLease as error:
+            self._post(Stale(frozenset(error.detail["job_ids"])))
+        except InvalidRequest as error:
+            self._post(Refused(str(error)))
+        else:
+            self._post(Delivered())
+
+    def _keep_alive(self) -> None:
+        if self._stopped.wait(self._session.ttl_sec / 4):
+            return
+        self._persist(lambda: self._service.heartbeat(self._session.id))
+        self._post(Alive())
+
+    def _persist(self, call: Callable[[], T]) -> T:
+        """Try until there is an answer. When the lease cannot last so long, the pilot ends the launcher."""
+        while True:
+            try:
+                return call()
+            except BalsamError as error:
+                if not (error.transient or type(error) is BalsamError):  # the latter: an internal error over there
+                    raise
+                log.warning("the service does not answer: %s", error)
+                if self._stopped.wait(_PAUSE):
+                    raise

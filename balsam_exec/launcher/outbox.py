@@ -1,0 +1,99 @@
+"""Reports on their way to the service: what goes now, what waits for company, what is sent again. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Collection
+from itertools import islice
+
+from balsam_exec.model.base import MAX_BODY, MAX_BULK
+from balsam_exec.model.jobs import Result
+from balsam_exec.model.sessions import Report
+from balsam_exec.model.states import JobState
+
+#: Bytes of results in one batch; a quarter of what a request may have, so that JSON and base64 fit as well.
+_MAX_BYTES = MAX_BODY // 4
+_OVERHEAD = 300
+
+
+class Outbox:
+    """One batch is under way at a time, and all that gathers meanwhile goes with the next.
+
+    RUNNING alone lingers: a short task has ended by then, and one request tells both.
+    """
+
+    def __init__(self, linger: float) -> None:
+        self._linger = linger
+        self._waiting: deque[Report] = deque()
+        self._under_way: list[Report] = []
+        self._due = math.inf
+        self._limit = MAX_BULK
+
+    def __len__(self) -> int:
+        """Reports that the service has not confirmed."""
+        return len(self._waiting) + len(self._under_way)
+
+    @property
+    def due(self) -> float:
+        """When `take` will have something to give, infinity if nothing waits or a batch is under way."""
+        return math.inf if self._under_way else self._due
+
+    def put(self, report: Report, now: float) -> None:
+        self._waiting.append(report)
+        self._due = min(self._due, now + self._linger if report.state is JobState.RUNNING else now)
+
+    def take(self, now: float) -> list[Report]:
+        """The next batch, empty if none is due. It is under way until `delivered`, `stale` or `refused`."""
+        if self.due > now:
+            return []
+        size, count = 0, 0
+        for report in islice(self._waiting, self._limit):
+            size += _size(report)
+            if count and size > _MAX_BYTES:
+                break
+            count += 1
+        self._under_way = [self._waiting.popleft() for _ in range(count)]
+        self._due = now if self._waiting else math.inf
+        return self._under_way.copy()
+
+    def delivered(self) -> None:
+        self._under_way = []
+        self._limit = min(MAX_BULK, self._limit * 2)
+
+    def stale(self, job_ids: Collection[int], now: float) -> None:
+        """The batch was not recorded, because the leases of these jobs are over: forget them, send the rest again."""
+        self._again([report for report in self._under_way if report.job_id not in job_ids], now)
+
+    def forget(self, job_ids: Collection[int]) -> None:
+        self._waiting = deque(report for report in self._waiting if report.job_id not in job_ids)
+
+    def refused(self, why: str, now: float) -> Report | None:
+        """The service found fault with the batch. It is halved until the report that it does not like stands alone;
+        that one then becomes a plain RUN_ERROR that says so, or is given up and returned."""
+        batch = self._under_way
+        if len(batch) > 1:
+            self._limit = len(batch) // 2
+            self._again(batch, now)
+            return None
+        report = batch[0]
+        if report.result is None or not (report.result.ok or report.result.exception):
+            self._again([], now)
+            return report
+        error = f"the service refused the result: {why}"
+        failed = Result(ok=False, error=error, reason="exception")
+        data = {"error": error}
+        self._again([report.model_copy(update={"state": JobState.RUN_ERROR, "result": failed, "data": data})], now)
+        return None
+
+    def _again(self, reports: list[Report], now: float) -> None:
+        self._waiting.extendleft(reversed(reports))
+        self._under_way = []
+        self._due = now if self._waiting else math.inf
+
+
+def _size(report: Report) -> int:
+    result = report.result
+    if result is None:
+        return _OVERHEAD
+    return _OVERHEAD + len(result.value or b"") + len(result.exception or b"") + len(result.error)

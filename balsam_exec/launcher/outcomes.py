@@ -1,0 +1,86 @@
+"""How the end of a job is told: results, errors with the tail of its output, ways to die."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from balsam_exec.apps.payload import dump_exception
+from balsam_exec.launcher.pilot import Outcome
+from balsam_exec.model.errors import BalsamError
+from balsam_exec.model.jobs import Result
+from balsam_exec.model.states import JobState
+
+#: Of the output in an error, and of an error in an event, in bytes.
+TAIL = 2000
+_MAX_ERROR = 100_000
+
+_HINTS = {
+    signal.SIGKILL: "; perhaps it ran out of memory",
+    signal.SIGSEGV: "; a crash in compiled code, job.out may say where",
+}
+
+
+def done(value: bytes | None = None, return_code: int | None = None) -> Outcome:
+    data = {} if return_code is None else {"return_code": return_code}
+    return Outcome(JobState.RUN_DONE, Result(ok=True, value=value, return_code=return_code), data)
+
+
+def failed(reason: str, error: str, return_code: int | None = None, exception: bytes | None = None) -> Outcome:
+    """`reason` is one of Result's: "exit", "exception", "died"."""
+    data: dict[str, object] = {"error": error[-TAIL:]}
+    if return_code is not None:
+        data["return_code"] = return_code
+    result = Result(
+        ok=False, error=error[-_MAX_ERROR:], reason=reason, return_code=return_code, exception=exception or None
+    )
+    return Outcome(JobState.RUN_ERROR, result, data)
+
+
+def refused(problem: BalsamError) -> Outcome:
+    """The job's app, arguments or result could not be handled; whoever waits for it gets this very error."""
+    payload, _ = dump_exception(problem)
+    return failed("exception", f"{type(problem).__name__}: {problem}", exception=payload)
+
+
+def command_ended(return_code: int, job_out: Path, start: int) -> Outcome:
+    """`return_code` as of subprocess: minus the signal's number if one killed it. `start`: where its output begins."""
+    if return_code == 0:
+        return done(return_code=0)
+    error = f"{how_it_ended(return_code)}\n{tail(job_out, start)}".strip()
+    return failed("exit", error, return_code)
+
+
+def worker_died(return_code: int, job_out: Path, start: int) -> Outcome:
+    error = f"the process that ran the job died: {how_it_ended(return_code)}\n{tail(job_out, start)}".strip()
+    return failed("died", error, return_code)
+
+
+def how_it_ended(return_code: int) -> str:
+    if return_code >= 0:
+        return f"exit code {return_code}"
+    try:
+        number = signal.Signals(-return_code)
+    except ValueError:
+        return f"killed by signal {-return_code}"
+    return f"killed by {number.name}{_HINTS.get(number, '')}"
+
+
+def size(path: Path) -> int:
+    """Of a file that may not be there yet."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def tail(path: Path, start: int = 0) -> str:
+    """The last of a file that was `start` bytes long before."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(start, end - TAIL))
+            return file.read().decode("utf-8", "replace").strip()
+    except OSError:
+        return ""

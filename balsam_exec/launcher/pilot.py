@@ -1,0 +1,392 @@
+"""What a launcher decides. `Pilot.step` takes what happened and answers what to do; it does no I/O and has no clock.
+
+    events   Arrived, Ended, Alive, Delivered, Stale, Refused, Drain, Lost
+    actions  Start, Kill, Acquire, Send, Exit
+
+Times are seconds of a monotonic clock; `deadline` says when a step is due even if nothing happens.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from balsam_exec.launcher.outbox import Outbox
+from balsam_exec.launcher.placement import SMALLEST, Need, Node, Placement, obstacle, occupy, place, room, vacate
+from balsam_exec.model.base import MAX_BULK
+from balsam_exec.model.jobs import Result
+from balsam_exec.model.sessions import LeasedJob, Report
+from balsam_exec.model.states import JobState
+from balsam_exec.platform.nodes import NodeSpec
+
+log = logging.getLogger(__name__)
+
+# --- what happens
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """The acquire that was asked for is answered, with jobs or without."""
+
+    jobs: tuple[LeasedJob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job that was started ended; `state` is RUN_DONE or RUN_ERROR."""
+
+    state: JobState
+    result: Result
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing is left of a job that was started, or it could not be started."""
+
+    job_id: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """The service has renewed the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The batch of reports under way is recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The batch under way is not recorded: the leases of these jobs are over."""
+
+    job_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The batch under way is not recorded: the service found fault with it."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Start nothing more, end what runs, and exit; `now` without grace for the jobs."""
+
+    reason: str
+    at_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The session is over."""
+
+    reason: str
+
+
+Event = Arrived | Ended | Alive | Delivered | Stale | Refused | Drain | Lost
+
+# --- what to do
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Run the job; answer with Ended, whatever happens."""
+
+    job: LeasedJob
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Signal all processes of a job."""
+
+    job_id: int
+    signum: signal.Signals
+
+
+@dataclass(frozen=True, slots=True)
+class Acquire:
+    """Ask for jobs; answer with Arrived."""
+
+    max_jobs: int
+    max_wall_time_min: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Report; answer with Delivered, Stale or Refused."""
+
+    reports: tuple[Report, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """All is done; `lost` if the session was over before."""
+
+    reason: str
+    lost: bool
+
+
+Action = Start | Kill | Acquire | Send | Exit
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a launcher has to keep to, in seconds."""
+
+    ttl: float  #: of the session, after each Alive
+    wall_time: float = math.inf  #: from the start to the moment when the allocation is taken away
+    idle: float = math.inf  #: without work, before it ends
+    margin: float = 15.0  #: before the end of the wall time, to end jobs and report
+    grace: float = 5.0  #: between SIGTERM and SIGKILL
+    linger: float = 0.02  #: of a lone RUNNING
+    prefetch: float = 0.4  #: of work to hold in advance
+    patience: float = 20.0  #: of the first job in the backlog, while others pass it
+
+
+@dataclass(slots=True)
+class _Waiting:
+    job: LeasedJob
+    need: Need
+    since: float
+
+
+@dataclass(slots=True)
+class _Running:
+    job: LeasedJob
+    placement: Placement
+    timed_out: str = ""  #: why it was told to end before its time
+    stale: bool = False  #: its lease is over: nobody wants to hear of it
+    kill_at: float = math.inf
+
+
+class Pilot:
+    """The state of one launcher, changed by `step` alone."""
+
+    def __init__(self, nodes: Sequence[NodeSpec], terms: Terms, now: float, epoch: float) -> None:
+        """`epoch` is the Unix time when the monotonic clock was 0."""
+        self._specs = tuple(nodes)
+        self._nodes = tuple(map(Node.empty, nodes))
+        self._cores = sum(spec.cores for spec in nodes)
+        self._terms = terms
+        self._epoch = epoch
+        self._backlog: dict[int, _Waiting] = {}
+        self._running: dict[int, _Running] = {}
+        self._outbox = Outbox(terms.linger)
+        self._rate = _Rate(now)
+        self._usual = SMALLEST  #: what the last job needed, and so probably the next
+        self._acquiring = False
+        self._ending = ""
+        self._lost = ""
+        self._exited = False
+        self._idle_since = now
+        self._lease_until = now + terms.ttl
+        self._drain_at = now + max(terms.wall_time - terms.margin, terms.wall_time / 2)
+
+    @property
+    def deadline(self) -> float:
+        """When the next step is due, whatever happens; infinity if only an event can change anything."""
+        due = [self._lease_until] if self._lost else [self._lease_until, self._outbox.due]
+        if self._idle:
+            due.append(self._idle_since + self._terms.idle)
+        if not self._ending:
+            due.append(self._drain_at)
+        due += (run.kill_at for run in self._running.values())
+        return min(due)
+
+    def step(self, events: Iterable[Event], now: float) -> list[Action]:
+        """What to do now that these events have happened, in order."""
+        actions: list[Action] = []
+        for event in events:
+            self._take(event, now, actions)
+        if now >= self._lease_until and not self._lost:
+            self._lose("the lease cannot be renewed: the service was not heard of in time", now)
+        if now >= self._drain_at and not self._ending:
+            self._drain("the allocation's time is over", now, actions)
+        if self._idle and now >= self._idle_since + self._terms.idle and not self._ending:
+            self._drain("there was nothing to do", now, actions)
+        self._end_overdue(now, actions)
+        self._start_jobs(now, actions)
+        self._ask_for_jobs(now, actions)
+        self._send(now, actions)
+        self._exit_when_done(actions)
+        return actions
+
+    # --- what events change
+
+    def _take(self, event: Event, now: float, actions: list[Action]) -> None:
+        match event:
+            case Ended(job_id, outcome):
+                self._end(job_id, outcome, now)
+            case Delivered():
+                self._outbox.delivered()
+            case Arrived(jobs):
+                self._arrive(jobs, now)
+            case Alive():
+                self._lease_until = now + self._terms.ttl
+            case Stale(job_ids):
+                self._outbox.stale(job_ids, now)
+                self._drop(job_ids, now)
+            case Refused(why):
+                if given_up := self._outbox.refused(why, now):
+                    log.error("the service refuses to record %s of job %d: %s", given_up.state, given_up.job_id, why)
+            case Drain(reason, at_once):
+                self._drain(reason, now, actions, at_once or bool(self._ending))
+            case Lost(reason):
+                self._lose(reason, now)
+
+    def _arrive(self, jobs: tuple[LeasedJob, ...], now: float) -> None:
+        self._acquiring = False
+        for job in jobs:
+            if self._ending:
+                self._report(job, None, now)
+                continue
+            need = Need.of(job)
+            self._backlog[job.id] = _Waiting(job, need, now)
+            if why := obstacle(self._specs, need):
+                del self._backlog[job.id]
+                self._fail(job, f"the job cannot run here: {why}", now)
+
+    def _end(self, job_id: int, outcome: Outcome, now: float) -> None:
+        run = self._running.pop(job_id)
+        self._nodes = vacate(self._nodes, run.placement)
+        self._idle_since = now
+        if run.stale:
+            return
+        if run.timed_out and not outcome.result.value:
+            self._report(run.job, JobState.RUN_TIMEOUT, now, {"error": run.timed_out})
+        else:
+            self._report(run.job, outcome.state, now, outcome.data, outcome.result)
+
+    def _drop(self, job_ids: Iterable[int], now: float) -> None:
+        """These jobs are others' now."""
+        self._outbox.forget(frozenset(job_ids))
+        for job_id in job_ids:
+            self._backlog.pop(job_id, None)
+            if run := self._running.get(job_id):
+                run.stale = True
+                run.kill_at = now
+
+    def _lose(self, reason: str, now: float) -> None:
+        self._lost = self._ending = reason
+        self._drop({*self._backlog, *self._running}, now)
+        self._lease_until = math.inf
+
+    def _drain(self, reason: str, now: float, actions: list[Action], at_once: bool = False) -> None:
+        self._ending = self._ending or reason
+        for waiting in self._backlog.values():
+            self._report(waiting.job, None, now)
+        self._backlog.clear()
+        for job_id, run in self._running.items():
+            if not run.timed_out and not run.stale:
+                run.timed_out = self._ending
+                run.kill_at = now + self._terms.grace
+                actions.append(Kill(job_id, signal.SIGTERM))
+            if at_once:
+                run.kill_at = now
+
+    # --- what follows
+
+    def _end_overdue(self, now: float, actions: list[Action]) -> None:
+        for job_id, run in self._running.items():
+            if run.kill_at <= now:
+                run.kill_at = math.inf
+                actions.append(Kill(job_id, signal.SIGKILL))
+
+    def _start_jobs(self, now: float, actions: list[Action]) -> None:
+        hopeless: set[Need] = set()
+        for job_id in list(self._backlog) if self._anything_free else ():
+            waiting = self._backlog[job_id]
+            if waiting.job.wall_time_min * 60 > self._drain_at - now:
+                del self._backlog[job_id]
+                self._report(waiting.job, None, now)
+                continue
+            # A job that comes back to us waits until nothing is left of its last run.
+            blocked = waiting.need in hopeless or job_id in self._running
+            placement = None if blocked else place(self._nodes, waiting.need)
+            if placement is None:
+                if not hopeless and now - waiting.since > self._terms.patience:
+                    return  # what becomes free is for this one
+                hopeless.add(waiting.need)
+                continue
+            del self._backlog[job_id]
+            self._nodes = occupy(self._nodes, placement)
+            self._running[job_id] = _Running(waiting.job, placement)
+            self._usual = waiting.need
+            self._rate.count(now)
+            self._report(waiting.job, JobState.RUNNING, now)
+            actions.append(Start(waiting.job, placement))
+            if not self._anything_free:
+                return
+
+    def _ask_for_jobs(self, now: float, actions: list[Action]) -> None:
+        if self._acquiring or self._ending:
+            return
+        free = 0 if self._backlog else room(self._nodes, self._usual, self._cores)
+        ahead = int(self._rate.at(now) * self._terms.prefetch)
+        wanted = min(free + ahead - len(self._backlog), MAX_BULK)
+        # Work held in advance is replenished when half of it is gone, so that requests are few and full.
+        if wanted > 0 and (free or wanted >= ahead / 2):
+            self._acquiring = True
+            left = self._drain_at - now
+            actions.append(Acquire(wanted, None if math.isinf(left) else int(left / 60)))
+
+    def _send(self, now: float, actions: list[Action]) -> None:
+        if not self._lost and (reports := self._outbox.take(now)):
+            actions.append(Send(tuple(reports)))
+
+    def _exit_when_done(self, actions: list[Action]) -> None:
+        done = self._ending and not self._running and (self._lost or not len(self._outbox))
+        if done and not self._exited:
+            self._exited = True
+            actions.append(Exit(self._ending, lost=bool(self._lost)))
+
+    @property
+    def _anything_free(self) -> bool:
+        return any(node.cores and node.occupancy for node in self._nodes)
+
+    @property
+    def _idle(self) -> bool:
+        return not (self._running or self._backlog or self._ending)
+
+    def _fail(self, job: LeasedJob, error: str, now: float) -> None:
+        self._report(job, JobState.RUNNING, now)
+        self._report(job, JobState.RUN_ERROR, now, {"error": error}, Result(ok=False, error=error, reason="exit"))
+
+    def _report(
+        self,
+        job: LeasedJob,
+        state: JobState | None,
+        now: float,
+        data: dict[str, Any] | None = None,
+        result: Result | None = None,
+    ) -> None:
+        at = datetime.fromtimestamp(self._epoch + now, UTC)
+        report = Report(job_id=job.id, epoch=job.epoch, state=state, timestamp=at, data=data or {}, result=result)
+        self._outbox.put(report, now)
+
+
+class _Rate:
+    """Starts per second, over about the last half second."""
+
+    _MEMORY = 0.5
+
+    def __init__(self, now: float) -> None:
+        self._weight = 0.0
+        self._at = now
+
+    def count(self, now: float) -> None:
+        self._weight = self.at(now) * self._MEMORY + 1
+        self._at = now
+
+    def at(self, now: float) -> float:
+        return self._weight * math.exp((self._at - now) / self._MEMORY) / self._MEMORY

@@ -1,0 +1,280 @@
+"""A warm process that runs the calls of Python apps, one after the other, for a launcher.
+
+    PYTHON worker.py FD LIMIT CODEC_FILE
+
+Started by its path, maybe by an interpreter in which this package is not installed: standard library only, Python 3.8
+and up. FD is a socket to the launcher; it ends when that does. Each request is a pickled tuple,
+
+    ("app", DIGEST, PAYLOAD, ISOLATED) or ("call", DIGEST, ARGUMENTS, WORKDIR, ENVIRONMENT)
+
+and only a call is answered, with one frame: its length, a status (below), a number, then bytes. Results never share a
+channel with what the app prints: stdout and stderr go to job.out in the job's workdir.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib.util
+import os
+import pickle
+import socket
+import struct
+import sys
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+REQUEST = struct.Struct("!I")
+#: Length of the body, status, number.
+ANSWER = struct.Struct("!IBi")
+
+VALUE = 0  #: body: the value's payload
+RAISED = 1  #: number: bytes of the exception's payload (0: none); body: it, and the traceback as text
+BROKEN = 2  #: body: why app, arguments or result could not be loaded or serialized
+TOO_LARGE = 3  #: number: bytes of the result; the limit is less
+EXITED = 4  #: the app called sys.exit; number: the exit code, body: its message
+DIED = 5  #: the forked process of an isolated job died; number: its wait status
+
+#: Functions of calls kept loaded, and the largest that is.
+_FUNCTIONS = 64
+_FUNCTION_BYTES = 256 * 1024
+
+
+class Base:
+    """Stands in for ApplicationDefinition where only `run` is wanted."""
+
+
+class App:
+    """An app, loaded when it is first called so that a failure belongs to that call."""
+
+    def __init__(self, codec: Any, payload: bytes, isolated: bool) -> None:
+        self.isolated = isolated
+        self._codec = codec
+        self._payload = payload
+        self._cls: Any = None
+        self._functions: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
+        self.codec_name = codec.DILL
+
+    def load(self) -> None:
+        if self._cls is not None:
+            return
+        sys_path = self._codec.load_call_app(self._payload)
+        if sys_path is None:
+            self._cls = self._codec.load_app(self._payload, Base)
+        else:
+            sys.path.extend(entry for entry in sys_path if entry not in sys.path and os.path.isdir(entry))
+            self._cls = Base
+            self.codec_name = self._codec.CLOUDPICKLE
+
+    def bind(self, data: bytes) -> Callable[[], Any]:
+        """The call, ready to be made."""
+        if self._cls is not Base:
+            args, kwargs = self._codec.loads(data)
+            instance = self._cls.__new__(self._cls)
+            return lambda: instance.run(*args, **kwargs)
+        code, arguments = self._codec.split_call(data)
+        function = self._function(code)
+        args, kwargs = self._codec.loads(arguments)
+        return lambda: function(*args, **kwargs)
+
+    def _function(self, code: bytes) -> Callable[..., Any]:
+        function = self._functions.get(code)
+        if function is not None:
+            self._functions.move_to_end(code)
+            return function
+        loaded: Callable[..., Any] = self._codec.loads(code)
+        if len(code) <= _FUNCTION_BYTES:
+            self._functions[code] = loaded
+            if len(self._functions) > _FUNCTIONS:
+                self._functions.popitem(last=False)
+        return loaded
+
+
+class Surroundings:
+    """What a job finds as if it ran alone: cwd, stdout and stderr, environment; put right before each call."""
+
+    def __init__(self) -> None:
+        self._streams = sys.stdout, sys.stderr
+        # The encoded variables behind os.environ: comparing them takes a microsecond, copying os.environ twenty.
+        self._environ = dict(os.environ._data)  # type: ignore[attr-defined]
+        self._workdir = ""
+        self._job_out = -1
+        self._flush_libc = _libc_flush()
+
+    def enter(self, workdir: str, environment: dict[str, str]) -> None:
+        try:
+            os.chdir(workdir)
+        except FileNotFoundError:
+            os.makedirs(workdir, exist_ok=True)
+            os.chdir(workdir)
+            self._workdir = ""
+        if workdir != self._workdir:
+            if self._job_out >= 0:
+                os.close(self._job_out)
+            self._job_out = os.open("job.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            self._workdir = workdir
+        os.dup2(self._job_out, 1)
+        os.dup2(self._job_out, 2)
+        os.environ.update(environment)
+
+    def leave(self, environment: dict[str, str]) -> None:
+        for name in environment:
+            os.environ.pop(name, None)
+        if os.environ._data != self._environ:  # type: ignore[attr-defined]
+            self._restore_environment()
+        for stream in (sys.stdout, sys.stderr, *self._streams):
+            try:
+                stream.flush()
+            except (AttributeError, ValueError, OSError):  # None, closed, or the disk is full: the job's own affair
+                continue
+        self._flush_libc(None)
+        if self._streams[0].closed or self._streams[1].closed:
+            self._streams = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
+        sys.stdout, sys.stderr = self._streams
+
+    def _restore_environment(self) -> None:
+        for name in list(os.environb):
+            if name not in self._environ:
+                del os.environb[name]
+        os.environb.update(self._environ)
+
+
+class Worker:
+    def __init__(self, channel: socket.socket, limit: int, codec: Any) -> None:
+        self._channel = channel
+        self._stream = channel.makefile("rb")
+        self._limit = limit
+        self._codec = codec
+        self._apps: dict[str, App] = {}
+        self._surroundings = Surroundings()
+
+    def serve(self) -> None:
+        """Until the launcher closes the channel."""
+        while True:
+            head = self._stream.read(REQUEST.size)
+            if len(head) < REQUEST.size:
+                return
+            request = pickle.loads(self._stream.read(*REQUEST.unpack(head)))
+            if request[0] == "app":
+                _, digest, payload, isolated = request
+                self._apps[digest] = App(self._codec, payload, isolated)
+            else:
+                _, digest, arguments, workdir, environment = request
+                self._channel.sendall(self._call(self._apps[digest], arguments, workdir, environment))
+
+    def _call(self, app: App, arguments: bytes, workdir: str, environment: dict[str, str]) -> bytes:
+        pid = os.getpid()
+        try:
+            self._surroundings.enter(workdir, environment)
+        except OSError as exc:
+            return answer(BROKEN, f"cannot use the job's workdir: {exc}".encode())
+        try:
+            app.load()
+            return self._run_forked(app, arguments) if app.isolated else self._run(app, arguments)
+        except self._codec.CodecError as exc:
+            return answer(BROKEN, str(exc).encode())
+        finally:
+            self._surroundings.leave(environment)
+            if os.getpid() != pid:  # a child that the app forked and that came back from it: it has no business here
+                os._exit(0)
+
+    def _run(self, app: App, arguments: bytes) -> bytes:
+        call = app.bind(arguments)
+        try:
+            value = call()
+        except SystemExit as exc:
+            code = exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+            return answer(EXITED, "" if isinstance(exc.code, int) else str(exc.code or ""), code & 0xFF)
+        except BaseException as exc:  # noqa: BLE001 whatever an app raises is its result
+            _drop_own_frames(exc)
+            payload, text = self._codec.dump_exception(exc, app.codec_name)
+            sys.stderr.write(text)
+            payload = payload if payload is not None and len(payload) <= self._limit else b""
+            return answer(RAISED, payload + text.encode("utf-8", "replace"), len(payload))
+        result = self._codec.dumps(value, app.codec_name)
+        if len(result) > self._limit:
+            return answer(TOO_LARGE, b"", len(result))
+        return answer(VALUE, result)
+
+    def _run_forked(self, app: App, arguments: bytes) -> bytes:
+        """In a process of its own. Its answer comes through a file in memory: unlike a pipe it needs no reader, and no
+        grandchild can hold it open."""
+        report = os.memfd_create("answer")
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            pid = os.fork()
+            if pid == 0:
+                os._exit(self._child(app, arguments, report))
+            status = os.waitpid(pid, 0)[1]
+            if status != 0:
+                return answer(DIED, b"", status)
+            return os.pread(report, os.fstat(report).st_size, 0)
+        finally:
+            os.close(report)
+
+    def _child(self, app: App, arguments: bytes, report: int) -> int:
+        try:
+            try:
+                frame = self._run(app, arguments)
+            except self._codec.CodecError as exc:
+                frame = answer(BROKEN, str(exc).encode())
+            with open(report, "wb", closefd=False) as file:
+                file.write(frame)
+            self._surroundings.leave({})
+        except BaseException:  # noqa: BLE001 this process must end here
+            traceback.print_exc()
+            return 70
+        return 0
+
+
+def answer(status: int, body: bytes | str, number: int = 0) -> bytes:
+    data = body.encode("utf-8", "replace") if isinstance(body, str) else body
+    return ANSWER.pack(len(data), status, number) + data
+
+
+def _drop_own_frames(exc: BaseException) -> None:
+    """So that a traceback starts with the app."""
+    here = __file__
+    while exc.__traceback__ is not None and exc.__traceback__.tb_frame.f_code.co_filename == here:
+        exc.__traceback__ = exc.__traceback__.tb_next
+
+
+def _libc_flush() -> Callable[[Any], Any]:
+    """fflush of the C library: what extensions print goes to the job that printed it."""
+    try:
+        import ctypes
+
+        flush: Callable[[Any], Any] = ctypes.CDLL(None).fflush
+    except (ImportError, OSError, AttributeError):
+        return lambda _: None
+    return flush
+
+
+def _load_codec(path: str) -> Any:
+    spec = importlib.util.spec_from_file_location("_balsam_codec", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["_balsam_codec"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def main() -> None:
+    if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
+        del sys.path[0]  # our own files are nobody's modules
+    fd, limit, codec_file = sys.argv[1:4]
+    sys.argv = [""]
+    channel = socket.socket(fileno=int(fd))
+    channel.set_inheritable(False)
+    codec = _load_codec(codec_file)
+    faulthandler.enable()
+    Worker(channel, int(limit), codec).serve()
+
+
+if __name__ == "__main__":
+    main()
+    # Not through the interpreter's shutdown: threads of an app must not keep a worker that nobody wants any more.
+    os._exit(0)

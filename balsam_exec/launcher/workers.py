@@ -1,0 +1,242 @@
+"""Python apps: warm worker processes (worker.py), found, fed, watched and replaced."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from balsam_exec.apps import codec
+from balsam_exec.apps.payload import too_large
+from balsam_exec.launcher import outcomes, worker
+from balsam_exec.launcher.pilot import Ended, Outcome
+from balsam_exec.launcher.reactor import READ, WRITE, Reactor
+from balsam_exec.model.apps import AppRecord, Isolation
+from balsam_exec.model.base import MAX_ENTITY
+from balsam_exec.model.errors import ConfigurationError, PayloadError
+from balsam_exec.model.sessions import LeasedJob
+
+#: What a worker is for: an interpreter and the environment it starts with.
+Kind = tuple[str, frozenset[tuple[str, str]]]
+
+_NO_ARGUMENTS = codec.dumps(((), {}))
+_CHUNK = 256 * 1024
+
+
+@dataclass(slots=True)
+class _Task:
+    job_id: int
+    job_out: Path
+    start: int  #: of its output in job.out
+
+
+class _Worker:
+    """One worker process and the socket to it. Never blocks: what it does not take at once goes when it can."""
+
+    def __init__(self, kind: Kind, reactor: Reactor, on_answer: Callable[[_Worker, int, int, bytes], None]) -> None:
+        """Raises OSError if the interpreter cannot be started."""
+        python, environment = kind
+        self.kind = kind
+        self.task: _Task | None = None
+        self.apps: set[str] = set()
+        self._reactor = reactor
+        self._on_answer = on_answer
+        self._received = bytearray()
+        self._unsent = bytearray()
+        self._mask = READ
+        ours, theirs = socket.socketpair()
+        try:
+            words = [python, worker.__file__, str(theirs.fileno()), str(MAX_ENTITY), codec.__file__]
+            self.process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                pass_fds=[theirs.fileno()],
+                env=dict(environment),
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        self._socket = ours
+        self.pidfd = os.pidfd_open(self.process.pid)
+        reactor.watch(ours.fileno(), self._ready)
+
+    def send(self, request: tuple[object, ...]) -> None:
+        body = pickle.dumps(request, protocol=4)
+        self._unsent += worker.REQUEST.pack(len(body))
+        self._unsent += body
+        self._flush()
+
+    def receive(self) -> None:
+        """Take what has come, and hand on a complete answer."""
+        self._read()
+        head = worker.ANSWER.size
+        if len(self._received) >= head:
+            length, status, number = worker.ANSWER.unpack_from(self._received)
+            if len(self._received) >= head + length:
+                body = bytes(memoryview(self._received)[head : head + length])
+                self._received.clear()
+                self._on_answer(self, status, number, body)
+
+    def kill(self, signum: signal.Signals) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signum)
+
+    def close(self) -> None:
+        """Close the channel, on which an idle worker ends by itself."""
+        if not self._closed:
+            self._reactor.forget(self._socket.fileno())
+            self._socket.close()
+
+    def _ready(self, mask: int) -> None:
+        if mask & WRITE:
+            self._flush()
+        if mask & READ:
+            self.receive()
+
+    def _read(self) -> None:
+        if self._closed:
+            return
+        with suppress(BlockingIOError, ConnectionError):
+            while data := self._socket.recv(_CHUNK):
+                self._received += data
+                if len(data) < _CHUNK:
+                    return
+            # The worker has closed it: if it has not ended, it is of no more use.
+            self.close()
+            self.kill(signal.SIGKILL)
+
+    def _flush(self) -> None:
+        if self._closed:
+            return
+        try:
+            while self._unsent:
+                del self._unsent[: self._socket.send(self._unsent)]
+        except BlockingIOError:
+            self._want(READ | WRITE)
+        except ConnectionError:  # it is dying; its pidfd tells
+            self._unsent.clear()
+        else:
+            self._want(READ)
+
+    def _want(self, mask: int) -> None:
+        if mask != self._mask:
+            self._mask = mask
+            self._reactor.change(self._socket.fileno(), self._ready, mask)
+
+    @property
+    def _closed(self) -> bool:
+        return self._socket.fileno() < 0
+
+
+class PythonRunner:
+    """Runs the calls of Python apps in workers, at most one call in each at a time."""
+
+    def __init__(self, reactor: Reactor, capacity: int) -> None:
+        """Keeps up to `capacity` workers of all kinds, or as many as are busy."""
+        self._reactor = reactor
+        self._capacity = capacity
+        self._idle: list[_Worker] = []  #: the most recently used last
+        self._busy: dict[int, _Worker] = {}
+
+    def start(self, job: LeasedJob, app: AppRecord, workdir: Path, environment: Mapping[str, str]) -> None:
+        """`environment` without what differs from job to job. Raises BalsamError or OSError if it cannot be started."""
+        if job.num_nodes * job.ranks_per_node > 1:
+            raise ConfigurationError("a Python app runs on one rank here: set num_nodes=1 and ranks_per_node=1")
+        kind = (app.python_exe or sys.executable, frozenset(environment.items()))
+        chosen = self._take(kind, app.digest)
+        job_out = workdir / "job.out"
+        chosen.task = _Task(job.id, job_out, outcomes.size(job_out))
+        self._busy[job.id] = chosen
+        if app.digest not in chosen.apps:
+            chosen.apps.add(app.digest)
+            chosen.send(("app", app.digest, app.payload, app.isolation is Isolation.PROCESS))
+        variables = {"BALSAM_JOB_ID": str(job.id)}
+        chosen.send(("call", app.digest, job.arguments or _NO_ARGUMENTS, str(workdir), variables))
+
+    def kill(self, job_id: int, signum: signal.Signals) -> bool:
+        """Signal the job's worker, and all it started; False if it is none of ours."""
+        found = self._busy.get(job_id)
+        if found is not None:
+            found.kill(signum)
+        return found is not None
+
+    def close(self, patience: float = 1.0) -> None:
+        """End the idle workers, at the latest after `patience` seconds; call it when no job is running."""
+        for each in self._idle:
+            self._dismiss(each, patience)
+        self._idle.clear()
+
+    def _take(self, kind: Kind, digest: str) -> _Worker:
+        fitting = [each for each in self._idle if each.kind == kind]
+        if fitting:
+            chosen = next((each for each in reversed(fitting) if digest in each.apps), fitting[-1])
+            self._idle.remove(chosen)
+            return chosen
+        if self._idle and len(self._idle) + len(self._busy) >= self._capacity:
+            self._dismiss(self._idle.pop(0))
+        made = _Worker(kind, self._reactor, self._answered)
+        self._reactor.watch(made.pidfd, lambda _: self._died(made))
+        return made
+
+    def _answered(self, source: _Worker, status: int, number: int, body: bytes) -> None:
+        task = source.task
+        if task is None:
+            source.kill(signal.SIGKILL)  # it speaks out of turn: not our worker's code any more
+            return
+        source.task = None
+        del self._busy[task.job_id]
+        self._idle.append(source)
+        self._reactor.emit(Ended(task.job_id, _outcome(status, number, body, task)))
+
+    def _died(self, dead: _Worker) -> None:
+        if dead.task is not None:
+            dead.receive()  # its last answer may have come together with its death
+        self._reactor.forget(dead.pidfd)
+        os.close(dead.pidfd)
+        dead.close()
+        dead.kill(signal.SIGKILL)  # what it left behind in its process group
+        return_code = dead.process.wait()
+        if dead in self._idle:
+            self._idle.remove(dead)
+        if (task := dead.task) is not None:
+            del self._busy[task.job_id]
+            self._reactor.emit(Ended(task.job_id, outcomes.worker_died(return_code, task.job_out, task.start)))
+
+    def _dismiss(self, unwanted: _Worker, patience: float = 0.0) -> None:
+        self._reactor.forget(unwanted.pidfd)
+        os.close(unwanted.pidfd)
+        unwanted.close()
+        try:
+            unwanted.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            unwanted.kill(signal.SIGKILL)
+            unwanted.process.wait()
+
+
+def _outcome(status: int, number: int, body: bytes, task: _Task) -> Outcome:
+    text = body[number if status == worker.RAISED else 0 :].decode("utf-8", "replace")
+    match status:
+        case worker.VALUE:
+            return outcomes.done(body)
+        case worker.RAISED:
+            return outcomes.failed("exception", text, exception=body[:number])
+        case worker.TOO_LARGE:
+            return outcomes.refused(too_large(number, "the result"))
+        case worker.EXITED:
+            return outcomes.failed("exit", f"the app called sys.exit: exit code {number}\n{text}".strip(), number)
+        case worker.DIED:
+            return outcomes.worker_died(os.waitstatus_to_exitcode(number), task.job_out, task.start)
+        case _:
+            return outcomes.refused(PayloadError(text))
