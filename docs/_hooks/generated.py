@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import Any
 
 import typer
-from click import Command, Context, Group
 
 MARKER = re.compile(r"<!-- generated: ([\w-]+) -->")
 
@@ -80,25 +79,26 @@ def errors() -> str:
 
 
 def cli() -> str:
-    from balsam_exec.cli import app
+    from balsam_exec.cli.app import app
 
-    def walk(command: Command, context: Context) -> Iterator[str]:
-        if isinstance(command, Group):
+    def walk(command: Any, context: Any) -> Iterator[str]:
+        if hasattr(command, "list_commands"):
             for name in command.list_commands(context):
                 child = command.get_command(context, name)
-                if child and not child.hidden:
-                    yield from walk(child, Context(child, context, info_name=name))
+                if not child.hidden:
+                    yield from walk(child, command.context_class(child, context, info_name=name))
             return
         usage = " ".join(command.collect_usage_pieces(context))
         yield f"## `{context.command_path}`\n\n```text\n{context.command_path} {usage}\n```\n"
-        yield inspect.cleandoc(command.help or "").replace("\b\n", "").replace("\b", "") + "\n"
+        yield inspect.cleandoc(command.help or "") + "\n"
         records = [r for p in command.get_params(context) if (r := p.get_help_record(context)) and "--help" not in r[0]]
         if records:
             rows = ([f"`{option}`", text.replace("[", "(").replace("]", ")")] for option, text in records)
             yield table(["option", "means"], rows) + "\n"
 
+    # Typer may bring its own copy of Click, so neither module is named here.
     command = typer.main.get_command(app)
-    return "\n".join(walk(command, Context(command, info_name="balsam")))
+    return "\n".join(walk(command, command.context_class(command, info_name="balsam")))
 
 
 def site_settings() -> str:
