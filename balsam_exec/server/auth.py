@@ -1,0 +1,86 @@
+"""Who is asking: bearer tokens, looked up once and remembered until one of them is revoked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy import Connection
+
+from balsam_exec.model.errors import NotAuthenticated
+from balsam_exec.server.service.runtime import Runtime
+from balsam_exec.server.service.unit import TOKENS
+from balsam_exec.server.service.users import digest_of
+from balsam_exec.server.store import users as store
+from balsam_exec.server.store.types import micros
+
+_REMEMBERED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    user_id: int
+    token_id: int
+    expires: int | None  #: microseconds since 1970
+
+
+class Authenticator:
+    """From a token to its caller. Every revocation, in whatever server process, empties what is remembered."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._known: dict[bytes, Caller] = {}
+        self._revocations = 0
+        #: When each token was used last, since the reaper took them.
+        self._used: dict[int, int] = {}
+        #: Off while this process does not hear of the others' revocations.
+        self.remembering = True
+        runtime.hub.on(TOKENS, self.forget)
+
+    def forget(self) -> None:
+        self._known.clear()
+        self._revocations += 1
+
+    async def caller(self, token: str) -> Caller:
+        """Raises NotAuthenticated."""
+        digest = digest_of(token)
+        found = self._known.get(digest)
+        if found is None:
+            revocations = self._revocations
+            found = await self._runtime.read(_look_up, digest, self._runtime.clock())
+            if found and self.remembering and revocations == self._revocations:
+                if len(self._known) >= _REMEMBERED:
+                    self._known.clear()
+                self._known[digest] = found
+        now = self._runtime.clock()
+        if found is None or (found.expires is not None and found.expires <= now):
+            raise NotAuthenticated("this token is unknown, expired or revoked: log in again (`balsam login`)")
+        self._used[found.token_id] = now
+        return found
+
+    def take_used(self) -> dict[int, int]:
+        used, self._used = self._used, {}
+        return used
+
+
+def _look_up(connection: Connection, digest: bytes, now: int) -> Caller | None:
+    row = store.living_token(connection, digest, now)
+    return None if row is None else Caller(row.user_id, row.id, None if row.expires is None else micros(row.expires))
+
+
+_bearer = HTTPBearer(auto_error=False, description="A token from `balsam login` or `balsam token create`.")
+
+
+async def _authenticated(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> int:
+    if credentials is None:
+        raise NotAuthenticated("send a token: `Authorization: Bearer TOKEN`")
+    authenticator: Authenticator = request.app.state.authenticator
+    return (await authenticator.caller(credentials.credentials)).user_id
+
+
+#: In a route's signature: the id of the user who asks.
+User = Annotated[int, Depends(_authenticated)]

@@ -1,0 +1,24 @@
+"""The service's settings: options of the command line, or BALSAM_SERVER_... in the environment."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from balsam_exec.model.base import MAX_BODY
+
+
+class ServerSettings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="BALSAM_SERVER_", extra="forbid", frozen=True)
+
+    database_url: str  #: sqlite:///path or postgresql://...
+    #: Seconds between two looks of the reaper, unless a session expires sooner.
+    reaper_period: float = Field(default=5.0, gt=0)
+    #: The largest request body, in bytes.
+    max_body: int = Field(default=MAX_BODY, ge=1024)
+    #: Seconds that a new token is valid, where its maker does not say.
+    token_lifetime: int = Field(default=90 * 86400, ge=1)
+    #: Seconds that an idempotency key is remembered.
+    key_lifetime: int = Field(default=7 * 86400, ge=60)
+    #: Threads, and connections, to a PostgreSQL database.
+    database_threads: int = Field(default=8, ge=1, le=100)

@@ -1,0 +1,77 @@
+"""Who waits for what: topics and the coroutines to wake when something happened to one of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+
+class Subscription:
+    """Wakes once for any number of publications since the last `wait`, so none is missed and none queues up."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    async def wait(self, timeout: float) -> bool:
+        """Whether it was woken within `timeout` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._event.wait()
+        woken = self._event.is_set()
+        self._event.clear()
+        return woken
+
+
+class Hub:
+    """Publish from any thread; subscribe in the event loop that `start` was called in."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: defaultdict[str, set[Subscription]] = defaultdict(set)
+        self._callbacks: defaultdict[str, list[Callable[[], None]]] = defaultdict(list)
+        self.closed = False
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def publish(self, topics: Iterable[str]) -> None:
+        """Wake those who wait for any of the topics. Thread-safe; before `start` nobody waits."""
+        names = tuple(topics)
+        if names and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake, names)
+
+    def publish_all(self) -> None:
+        """Wake everybody: something may have been missed. In the event loop."""
+        self._wake((*self._waiting, *self._callbacks))
+
+    @contextmanager
+    def subscribe(self, topic: str) -> Iterator[Subscription]:
+        subscription = Subscription()
+        self._waiting[topic].add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._waiting[topic].discard(subscription)
+            if not self._waiting[topic]:
+                del self._waiting[topic]
+
+    def on(self, topic: str, callback: Callable[[], None]) -> None:
+        """Call back in the event loop at every publication of the topic."""
+        self._callbacks[topic].append(callback)
+
+    def close(self) -> None:
+        """Wake everybody for good: long polls answer with what they have."""
+        self.closed = True
+        self.publish_all()
+
+    def _wake(self, topics: Iterable[str]) -> None:
+        for topic in topics:
+            for callback in self._callbacks.get(topic, ()):
+                callback()
+            for subscription in self._waiting.get(topic, ()):
+                subscription.set()

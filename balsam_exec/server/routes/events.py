@@ -1,0 +1,43 @@
+"""/events: the log and the feed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from balsam_exec.model.events import Feed
+from balsam_exec.model.queries import FeedQuery
+from balsam_exec.server.auth import User
+from balsam_exec.server.routes.http import QueryString, answer, described, runtime
+from balsam_exec.server.routes.waiting import until_found
+from balsam_exec.server.service import feed
+from balsam_exec.server.service.unit import feed_of
+
+router = APIRouter(prefix="/events", tags=["events"])
+
+FEED = QueryString(FeedQuery)
+
+
+@router.get("/feed", **described(Feed, query=FEED))
+async def read_feed(request: Request, user: User) -> Response:
+    """Events after the cursor, in the order in which they were committed; waits up to `timeout` seconds for the first.
+
+    None is skipped and none is told twice to who goes on with the cursor of the last answer.
+    """
+    query = FEED.read(request)
+    app = runtime(request)
+    cursor = None if query.cursor is None else feed.parse_cursor(query.cursor)
+
+    async def attempt() -> dict[str, Any]:
+        nonlocal cursor
+        found = await app.read(feed.read_feed, user, cursor, query)
+        cursor = feed.parse_cursor(found["cursor"])  # what the filter left out is not looked at again
+        return found
+
+    if cursor is None or not query.timeout:
+        return answer(await attempt())
+    found = await until_found(
+        app.hub, feed_of(user), request, query.timeout, attempt, found=lambda answer: bool(answer["events"])
+    )
+    return answer(found)

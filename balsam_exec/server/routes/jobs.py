@@ -1,0 +1,68 @@
+"""/jobs"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from balsam_exec.model.base import MAX_BULK, MAX_PAGE, Count, Id, Page
+from balsam_exec.model.jobs import JobCreated, JobRecord, JobSpec, Result, StateCount
+from balsam_exec.model.queries import JobQuery, Query
+from balsam_exec.server.auth import User
+from balsam_exec.server.routes.http import Body, PathId, QueryString, answer, described, raw, read_bytes, runtime
+from balsam_exec.server.service import create, feed, jobs
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+class ResultQuery(BaseModel):
+    """Whose results."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: list[Id] = Field(default=[], max_length=MAX_PAGE)
+
+
+QUERY = QueryString[Query](JobQuery)
+RESULTS = QueryString(ResultQuery)
+SPECS = Body[list[JobSpec]](Annotated[list[JobSpec], Field(max_length=MAX_BULK)])
+Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
+
+
+@router.get("", **described(Page[JobRecord], query=QUERY))
+async def list_jobs(request: Request, user: User) -> Response:
+    return answer(await runtime(request).read(jobs.jobs, user, QUERY.read(request)))
+
+
+@router.post("", **described(list[JobCreated], 201, SPECS))
+async def create_jobs(request: Request, user: User, key: Key = None) -> Response:
+    """Create jobs: all of them, or none. With an `Idempotency-Key` the same request creates them once."""
+    body = await read_bytes(request)
+    specs = SPECS.parse(body)
+    digest = hashlib.sha256(body).digest() if key is not None else b""
+    return raw(await runtime(request).write(create.create_jobs, user, specs, key, digest), 201)
+
+
+@router.get("/count", **described(Count, query=QUERY))
+async def count_jobs(request: Request, user: User) -> Response:
+    return answer({"count": await runtime(request).read(jobs.count, user, QUERY.read(request))})
+
+
+@router.get("/states", **described(list[StateCount], query=QUERY))
+async def count_states(request: Request, user: User) -> Response:
+    """How many jobs are in each state; from counters where there is no filter but `site_id`."""
+    return answer(await runtime(request).read(jobs.states, user, QUERY.read(request)))
+
+
+@router.get("/results", **described(dict[int, Result], query=RESULTS))
+async def read_results(request: Request, user: User) -> Response:
+    """How those of the jobs that have ended did. A very large answer leaves some for another request."""
+    return answer(await runtime(request).read(feed.results, user, RESULTS.read(request).id))
+
+
+@router.get("/{job_id}", **described(JobRecord))
+async def read_job(request: Request, job_id: PathId, user: User) -> Response:
+    return answer(await runtime(request).read(jobs.job, user, job_id))

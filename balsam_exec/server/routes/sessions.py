@@ -1,0 +1,82 @@
+"""/sessions: how launchers hold jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request, Response
+
+from balsam_exec.model.base import Page
+from balsam_exec.model.queries import Query, SessionQuery
+from balsam_exec.model.sessions import Acquired, AcquireRequest, ReportBatch, SessionRecord, SessionSpec
+from balsam_exec.server.auth import User
+from balsam_exec.server.routes.http import Body, PathId, QueryString, answer, described, empty, runtime
+from balsam_exec.server.routes.waiting import until_found
+from balsam_exec.server.service import leases, sessions
+from balsam_exec.server.service.unit import work_at
+
+router = APIRouter(prefix="/sessions", tags=["sessions"])
+
+QUERY = QueryString[Query](SessionQuery)
+SPEC = Body[SessionSpec](SessionSpec)
+ACQUIRE = Body[AcquireRequest](AcquireRequest)
+REPORT = Body[ReportBatch](ReportBatch)
+Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
+
+
+@router.get("", **described(Page[SessionRecord], query=QUERY))
+async def list_sessions(request: Request, user: User) -> Response:
+    return answer(await runtime(request).read(sessions.sessions, user, QUERY.read(request)))
+
+
+@router.post("", **described(SessionRecord, 201, SPEC))
+async def open_session(request: Request, user: User) -> Response:
+    return answer(await runtime(request).write(sessions.open_session, user, await SPEC.read(request)), 201)
+
+
+@router.put("/{session_id}", **described(SessionRecord))
+async def heartbeat(request: Request, session_id: PathId, user: User) -> Response:
+    """Extends the session by its `ttl_sec` from now, as acquire and report do too."""
+    return answer(await runtime(request).write(leases.touch, user, session_id))
+
+
+@router.delete("/{session_id}", **described(None, 204))
+async def close_session(request: Request, session_id: PathId, user: User) -> Response:
+    """Its jobs are free again at once; those that run time out and restart."""
+    await runtime(request).write(sessions.close_session, user, session_id)
+    return empty()
+
+
+@router.post("/{session_id}/acquire", **described(Acquired, body=ACQUIRE))
+async def acquire(request: Request, session_id: PathId, user: User, key: Key = None) -> Response:
+    """Lease runnable jobs; waits up to `timeout` seconds for the first.
+
+    With an `Idempotency-Key` a request whose answer was lost can be repeated, and gives the same jobs.
+    """
+    wanted = await ACQUIRE.read(request)
+    app = runtime(request)
+
+    async def attempt() -> list[dict[str, Any]]:
+        return await app.write(leases.acquire, user, session_id, wanted, key)
+
+    if not wanted.timeout:
+        return answer({"jobs": await attempt()})
+    session = await app.write(leases.touch, user, session_id)
+    jobs = await until_found(
+        app.hub,
+        work_at(session["site_id"]),
+        request,
+        wanted.timeout,
+        attempt,
+        found=bool,
+        at_least_every=session["ttl_sec"] / 3,
+    )
+    return answer({"jobs": jobs})
+
+
+@router.post("/{session_id}/report", **described(None, 204, REPORT))
+async def report(request: Request, session_id: PathId, user: User) -> Response:
+    """What happened to leased jobs: all of it is recorded, or nothing (409 `stale_lease`)."""
+    batch = await REPORT.read(request)
+    await runtime(request).write(leases.report, user, session_id, batch.reports)
+    return empty()

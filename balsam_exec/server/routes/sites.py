@@ -1,0 +1,45 @@
+"""/sites"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from balsam_exec.model.base import Page
+from balsam_exec.model.queries import Query, SiteQuery
+from balsam_exec.model.sites import SitePatch, SiteRecord, SiteSpec
+from balsam_exec.server.auth import User
+from balsam_exec.server.routes.http import Body, PathId, QueryString, answer, described, empty, runtime
+from balsam_exec.server.service import sites
+
+router = APIRouter(prefix="/sites", tags=["sites"])
+
+QUERY = QueryString[Query](SiteQuery)
+SPEC = Body[SiteSpec](SiteSpec)
+PATCH = Body[SitePatch](SitePatch)
+
+
+@router.get("", **described(Page[SiteRecord], query=QUERY))
+async def list_sites(request: Request, user: User) -> Response:
+    return answer(await runtime(request).read(sites.sites, user, QUERY.read(request)))
+
+
+@router.post("", **described(SiteRecord, 201, SPEC))
+async def create_site(request: Request, user: User) -> Response:
+    return answer(await runtime(request).write(sites.create_site, user, await SPEC.read(request)), 201)
+
+
+@router.get("/{site_id}", **described(SiteRecord))
+async def read_site(request: Request, site_id: PathId, user: User) -> Response:
+    return answer(await runtime(request).read(sites.site, user, site_id))
+
+
+@router.patch("/{site_id}", **described(SiteRecord, body=PATCH))
+async def patch_site(request: Request, site_id: PathId, user: User) -> Response:
+    return answer(await runtime(request).write(sites.patch_site, user, site_id, await PATCH.read(request)))
+
+
+@router.delete("/{site_id}", **described(None, 204))
+async def delete_site(request: Request, site_id: PathId, user: User) -> Response:
+    """With its apps and batch jobs; refused while it has jobs."""
+    await runtime(request).write(sites.delete_site, user, site_id)
+    return empty()

@@ -1,0 +1,85 @@
+"""A server process: from its options to a listening, migrated service and its orderly end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+
+from balsam_exec.server.admin import bootstrap
+from balsam_exec.server.app import create_app
+from balsam_exec.server.config import ServerSettings
+from balsam_exec.server.migrations import migrate
+
+#: Seconds that requests in flight get when the service ends; long polls answer at once.
+_GRACE = 2
+
+
+def serve(
+    settings: ServerSettings,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    fd: int | None = None,
+    bootstrap_file: Path | None = None,
+    until_eof: bool = False,
+) -> None:
+    """Serve until SIGTERM or SIGINT, or with `until_eof` until standard input ends.
+
+    With `fd` it serves on that inherited, listening socket. `bootstrap_file` gets the URL and a valid token of the
+    local user.
+    """
+    listener = socket.create_server((host, port), backlog=1024) if fd is None else socket.socket(fileno=fd)
+    migrate(settings.database_url)
+    if bootstrap_file is not None:
+        bootstrap(settings.database_url, bootstrap_file, url_of(listener))
+    server = _Server(
+        uvicorn.Config(
+            create_app(settings),
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            access_log=False,
+            log_level="warning",
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=_GRACE,
+        )
+    )
+    if until_eof:
+        _at_eof(server.stop)
+    server.run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Ends long polls when it is told to end, instead of waiting for them."""
+
+    def stop(self) -> None:
+        """From any thread."""
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.config.app.state.runtime.hub.close()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where clients on this machine reach the socket."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _at_eof(stop: Callable[[], None]) -> None:
+    """Whoever started us holds the other end of standard input, and its end is our end."""
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        stop()
+
+    threading.Thread(target=watch, name="until-eof", daemon=True).start()

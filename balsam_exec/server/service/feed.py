@@ -1,0 +1,83 @@
+"""The change feed: events in the order of commits, from a cursor on; and results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection
+
+from balsam_exec.model.errors import InvalidRequest
+from balsam_exec.model.events import Kind
+from balsam_exec.model.queries import FeedQuery
+from balsam_exec.model.states import TERMINAL, JobState
+from balsam_exec.server.store import feed as store
+
+#: Bytes of results in one answer.
+BUDGET = 32 * 1024 * 1024
+
+
+def parse_cursor(text: str) -> int:
+    """Raises InvalidRequest unless it is one that the feed gave out."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise InvalidRequest("cursor: this is not one that the feed gave out; ask without one to begin at its end")
+    return int(text)
+
+
+def read_feed(connection: Connection, owner_id: int, cursor: int | None, query: FeedQuery) -> dict[str, Any]:
+    """The events after the cursor; without one none, only the present end of the feed."""
+    head = store.head(connection, owner_id)
+    if cursor is None or cursor >= head:
+        return {"cursor": str(head if cursor is None else cursor), "events": []}
+    rows = store.after(connection, owner_id, cursor, head, query)
+    events = [dict(row._mapping) for row in rows]
+    if query.include_results:
+        events, complete = _with_results(connection, events)
+    else:
+        complete = True
+    exhausted = complete and len(rows) < query.limit
+    return {"cursor": str(head if exhausted else events[-1]["id"]), "events": events}
+
+
+def _with_results(connection: Connection, events: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
+    """The events with their results, as many as the budget allows but at least one; and whether these are all."""
+    ending = {event["subject_id"] for event in events if _ends(event)}
+    if not ending:
+        return events, True
+    sizes = store.result_sizes(connection, ending)
+    budget = BUDGET
+    kept = events
+    for index, event in enumerate(events):
+        budget -= sizes.get(event["subject_id"], 0) if _ends(event) else 0
+        if budget < 0 and index:
+            kept = events[:index]
+            break
+    results = store.results(connection, [event["subject_id"] for event in kept if _ends(event)])
+    for event in kept:
+        if _ends(event):
+            event["result"] = results.get(event["subject_id"]) or _plain(event["to_state"], None)
+    return kept, len(kept) == len(events)
+
+
+def _ends(event: Mapping[str, Any]) -> bool:
+    return event["kind"] == Kind.JOB and event["to_state"] in TERMINAL
+
+
+def _plain(state: str, return_code: int | None) -> dict[str, Any]:
+    """How a job ended that left no result: cancelled, failed by a hook, or a success that has nothing to say."""
+    ok = state == JobState.JOB_FINISHED
+    return {"ok": ok, "error": "" if ok else f"the job ended as {state}", "return_code": return_code}
+
+
+def results(connection: Connection, owner_id: int, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """How those of the jobs that have ended did, up to the budget: who misses one asks again."""
+    ended = store.ended(connection, owner_id, sorted(set(ids)))
+    sizes = store.result_sizes(connection, ended)
+    budget, chosen = BUDGET, []
+    for job_id in ended:
+        budget -= sizes.get(job_id, 0)
+        if budget < 0 and chosen:
+            break
+        chosen.append(job_id)
+    found = store.results(connection, chosen)
+    return {job_id: found.get(job_id) or _plain(*ended[job_id]) for job_id in chosen}

@@ -1,0 +1,40 @@
+"""Reading jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+from balsam_exec.model.errors import NotFound
+from balsam_exec.model.queries import Query
+from balsam_exec.server.store import filters, listing
+
+
+def job(connection: Connection, owner_id: int, job_id: int) -> dict[str, Any]:
+    found = listing.job(connection, owner_id, job_id)
+    if found is None:
+        raise NotFound(f"there is no job {job_id}")
+    return found
+
+
+def jobs(connection: Connection, owner_id: int, query: Query) -> dict[str, Any]:
+    return filters.page(listing.job_page(connection, owner_id, query), query)
+
+
+def count(connection: Connection, owner_id: int, query: Query) -> int:
+    lookups = filters.given(query)
+    if set(lookups) <= {"site_id", "state"}:
+        counts = listing.counted_states(connection, owner_id, lookups.get("site_id", []))
+        wanted = lookups.get("state", counts)
+        return sum(counts.get(state, 0) for state in set(wanted))
+    return listing.count(connection, owner_id, query)
+
+
+def states(connection: Connection, owner_id: int, query: Query) -> list[dict[str, Any]]:
+    lookups = filters.given(query)
+    if set(lookups) <= {"site_id"}:
+        counts = listing.counted_states(connection, owner_id, lookups.get("site_id", []))
+    else:
+        counts = listing.state_counts(connection, owner_id, query)
+    return [{"state": state, "count": number} for state, number in sorted(counts.items())]

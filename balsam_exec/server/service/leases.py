@@ -1,0 +1,164 @@
+"""Leases: acquiring jobs, reporting on them, and what happens when a session ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+from balsam_exec.model.errors import NotFound, StaleLease
+from balsam_exec.model.jobs import Result
+from balsam_exec.model.sessions import AcquireRequest, Report
+from balsam_exec.model.states import RUNNABLE, Actor, JobState, check
+from balsam_exec.server.service.moves import Moves
+from balsam_exec.server.service.unit import Unit
+from balsam_exec.server.store import jobs as job_store
+from balsam_exec.server.store import leases as store
+from balsam_exec.server.store.jobs import JobRow
+from balsam_exec.server.store.types import micros
+
+#: Bytes of arguments in one answer.
+BUDGET = 32 * 1024 * 1024
+
+#: The states a job may have come to after a launcher reported the one on the left.
+_AFTER = {
+    JobState.RUN_DONE: {JobState.RUN_DONE, JobState.POSTPROCESSED, JobState.STAGED_OUT, JobState.JOB_FINISHED},
+    JobState.RUN_ERROR: {JobState.RUN_ERROR, JobState.RESTART_READY, JobState.FAILED},
+    JobState.RUN_TIMEOUT: {JobState.RUN_TIMEOUT, JobState.RESTART_READY, JobState.FAILED},
+}
+_AFTER[JobState.RUNNING] = {JobState.RUNNING, *(state for after in _AFTER.values() for state in after)}
+
+
+class Verdict(Enum):
+    """What to do with a report."""
+
+    APPLY = 1
+    REPETITION = 2  #: recorded before; the answer was lost
+    STALE = 3  #: the lease is over
+
+
+def judge(job: JobRow, report: Report, session_id: int) -> Verdict:
+    """What a report on the job by the session means. Raises IllegalTransition for what a launcher may not do."""
+    if report.epoch != job.epoch or job.session_id not in (None, session_id):
+        return Verdict.STALE
+    if job.session_id is None:  # ended by this launcher: by what it reports here once more, or it made a mistake
+        reached = report.state is None or job.state in _AFTER.get(report.state, ())
+        return Verdict.REPETITION if reached else Verdict.STALE
+    if report.state is job.state:  # RUNNING, the only state that a leased job can be reported in twice
+        return Verdict.REPETITION
+    if report.state is None and job.state in RUNNABLE:
+        return Verdict.APPLY
+    check(job.state, report.state or JobState.PREPROCESSED, Actor.LAUNCHER)
+    return Verdict.APPLY
+
+
+def _living(unit: Unit, owner_id: int, session_id: int) -> Any:
+    session = store.touch(unit.connection, owner_id, session_id, unit.now)
+    if session is None:
+        raise NotFound(f"there is no session {session_id}: it was closed or has expired; open a new one")
+    return session
+
+
+def touch(unit: Unit, owner_id: int, session_id: int) -> dict[str, Any]:
+    """A heartbeat."""
+    return session_record(_living(unit, owner_id, session_id))
+
+
+def session_record(row: Any) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "site_id": row.site_id,
+        "batch_job_id": row.batch_job_id,
+        "expires": row.expires,
+        "ttl_sec": row.ttl / 1_000_000,
+    }
+
+
+def acquire(
+    unit: Unit, owner_id: int, session_id: int, request: AcquireRequest, key: str | None = None
+) -> list[dict[str, Any]]:
+    """Lease what fits the request. With the key of the last call that gave something, the same is given again."""
+    session = _living(unit, owner_id, session_id)
+    if key is not None and session.acquire_key == key:
+        ids = session.acquired_ids or []
+    else:
+        ids = store.lease(unit.connection, session.site_id, session_id, request, BUDGET)
+        if ids and key is not None:
+            store.remember(unit.connection, session_id, key, ids)
+    return [_leased(row) for row in store.leased(unit.connection, session_id, ids)] if ids else []
+
+
+def _leased(row: Any) -> dict[str, Any]:
+    found: dict[str, Any] = dict(row._mapping)
+    found["restarted"] = found.pop("state") == JobState.RESTART_READY
+    return found
+
+
+def report(unit: Unit, owner_id: int, session_id: int, reports: Sequence[Report]) -> None:
+    """Record what happened to leased jobs; all of it, or nothing.
+
+    Raises StaleLease naming the jobs whose lease is over, IllegalTransition, NotFound (the session).
+    """
+    session = _living(unit, owner_id, session_id)
+    jobs = job_store.lock(unit.connection, owner_id, (report.job_id for report in reports))
+    moves, stale, results = Moves(unit), set(), []
+    for item in reports:
+        job = jobs.get(item.job_id)
+        verdict = Verdict.STALE if job is None else judge(job, item, session_id)
+        if job is None or verdict is Verdict.STALE:
+            stale.add(item.job_id)
+        elif verdict is Verdict.APPLY:
+            result = _apply(moves, job, item, session.batch_job_id)
+            if result is not None:
+                results.append(result)
+    if stale:
+        listed = ", ".join(map(str, sorted(stale)[:10]))
+        raise StaleLease(f"these jobs no longer belong to session {session_id}: {listed}", job_ids=sorted(stale))
+    moves.flush()
+    job_store.insert_results(unit.connection, results)
+
+
+def _apply(moves: Moves, job: JobRow, item: Report, batch_job_id: int | None) -> tuple[Any, ...] | None:
+    """Move the job as reported. The row of its result, where there is one."""
+    if item.state is None:
+        moves.free(job, taken=False)
+        return None
+    if item.state is JobState.RUNNING:
+        job.batch_job_id = batch_job_id
+    else:
+        moves.free(job, taken=False)
+        job.return_code = _return_code(item.result, item.data)
+    moves.hop(job, item.state, at=micros(item.timestamp), data=item.data)
+    if item.result is None or job.state is JobState.RESTART_READY:
+        return None
+    result = item.result
+    return (
+        *(job.id, result.ok, result.value, result.exception),
+        *(result.error, result.reason, job.return_code),
+    )
+
+
+def _return_code(result: Result | None, data: Mapping[str, Any]) -> int | None:
+    code = data.get("return_code") if result is None or result.return_code is None else result.return_code
+    return code if isinstance(code, int) and abs(code) < 2**63 else None
+
+
+def end_session(unit: Unit, session_id: int, reason: str) -> None:
+    """Take the session's jobs from it and remove it: running ones time out, the others are just free again."""
+    if store.lock_session(unit.connection, session_id) is None:
+        return
+    moves = Moves(unit)
+    for job in job_store.lock_leased(unit.connection, session_id):
+        moves.free(job, taken=True)
+        if job.state is JobState.RUNNING:
+            check(job.state, JobState.RUN_TIMEOUT, Actor.SERVICE)
+            moves.hop(job, JobState.RUN_TIMEOUT, data={"reason": reason})
+    moves.flush()
+    store.delete_session(unit.connection, session_id)
+
+
+def expire_session(unit: Unit, session_id: int) -> None:
+    """What the reaper does, unless the session has been extended in the meantime."""
+    session = store.lock_session(unit.connection, session_id)
+    if session is not None and micros(session.expires) <= unit.now:
+        end_session(unit, session_id, f"session {session_id} expired: its launcher was not heard of")

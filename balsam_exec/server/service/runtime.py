@@ -1,0 +1,59 @@
+"""Runs use cases: in a thread, in a transaction, and wakes who waits for what they did."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection
+
+from balsam_exec.server.hub import Hub
+from balsam_exec.server.service.unit import Unit
+from balsam_exec.server.store.database import Database
+from balsam_exec.server.store.dialect import notify
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def clock() -> int:
+    """Now, in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+class Runtime:
+    """What the routes and the reaper work with: the database and the hub of one server process."""
+
+    def __init__(self, database: Database, hub: Hub, clock: Callable[[], int] = clock) -> None:
+        self.database = database
+        self.hub = hub
+        self.clock = clock
+        #: Names this process to the others, so that it does not wake itself twice.
+        self.sender = uuid.uuid4().hex[:12]
+
+    async def read(self, use_case: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.database.in_reader(lambda: self.read_now(use_case, *args, **kwargs))
+
+    async def write(self, use_case: Callable[Concatenate[Unit, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.database.in_writer(lambda: self.write_now(use_case, *args, **kwargs))
+
+    def read_now(self, use_case: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self.database.reading() as connection:
+            return use_case(connection, *args, **kwargs)
+
+    def write_now(self, use_case: Callable[Concatenate[Unit, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """The use case in a transaction of this thread. Who waits for its topics is woken after the commit."""
+
+        def work(connection: Connection) -> tuple[T, Iterable[str]]:
+            unit = Unit(connection, self.clock())
+            result = use_case(unit, *args, **kwargs)
+            unit.flush()
+            if unit.topics:
+                notify(connection, self.sender, unit.topics)
+            return result, unit.topics
+
+        result, topics = self.database.transaction(work)
+        self.hub.publish(topics)
+        return result

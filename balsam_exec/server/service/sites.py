@@ -1,0 +1,88 @@
+"""Sites."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+from balsam_exec.model.errors import Conflict, NotFound
+from balsam_exec.model.events import Kind
+from balsam_exec.model.queries import Query
+from balsam_exec.model.sites import SitePatch, SiteSpec
+from balsam_exec.server.service.unit import Unit
+from balsam_exec.server.store import filters
+from balsam_exec.server.store import sites as store
+
+#: The fields of a site that have a column of their own; the others are in `settings`.
+_COLUMNS = frozenset({"name", "path", "hostname"})
+
+
+def _record(row: Any) -> dict[str, Any]:
+    record: dict[str, Any] = {key: value for key, value in row._mapping.items() if key not in ("owner_id", "settings")}
+    return {**SiteSpec(name=row.name).model_dump(exclude=set(_COLUMNS)), **row.settings, **record}
+
+
+def _not_found(site_id: int) -> NotFound:
+    return NotFound(f"there is no site {site_id}")
+
+
+def create_site(unit: Unit, owner_id: int, spec: SiteSpec) -> dict[str, Any]:
+    """Raises Conflict when the owner has a site of that name."""
+    _check_name(unit, owner_id, spec.name)
+    values = {
+        "owner_id": owner_id,
+        "created": unit.now,
+        **spec.model_dump(include=set(_COLUMNS)),
+        "settings": spec.model_dump(exclude=set(_COLUMNS), exclude_defaults=True),
+    }
+    row = store.insert_site(unit.connection, values)
+    unit.record(owner_id, Kind.SITE, row.id, row.id, "", "updated")
+    return _record(row)
+
+
+def _check_name(unit: Unit, owner_id: int, name: str, site_id: int | None = None) -> None:
+    other = store.named(unit.connection, owner_id, name)
+    if other is not None and other.id != site_id:
+        raise Conflict(f"you have a site {name!r} already (id {other.id})", site_id=other.id)
+
+
+def site(connection: Connection, owner_id: int, site_id: int) -> dict[str, Any]:
+    row = store.site(connection, owner_id, site_id)
+    if row is None:
+        raise _not_found(site_id)
+    return _record(row)
+
+
+def sites(connection: Connection, owner_id: int, query: Query) -> dict[str, Any]:
+    return filters.page([_record(row) for row in store.listing(connection, owner_id, query)], query)
+
+
+def patch_site(unit: Unit, owner_id: int, site_id: int, patch: SitePatch) -> dict[str, Any]:
+    """A mere sign of life makes no event."""
+    row = store.site(unit.connection, owner_id, site_id, lock=True)
+    if row is None:
+        raise _not_found(site_id)
+    changes = patch.model_dump(exclude_none=True, exclude={"refresh"})
+    values = {key: value for key, value in changes.items() if key in _COLUMNS}
+    if "name" in values:
+        _check_name(unit, owner_id, values["name"], site_id)
+    if len(values) < len(changes):
+        rest = {key: value for key, value in changes.items() if key not in _COLUMNS}
+        values["settings"] = {**row.settings, **rest}
+    if changes:
+        unit.record(owner_id, Kind.SITE, site_id, site_id, "", "updated")
+    if patch.refresh is not None:
+        values["last_refresh"] = unit.now
+    store.update_site(unit.connection, site_id, values)
+    return site(unit.connection, owner_id, site_id)
+
+
+def delete_site(unit: Unit, owner_id: int, site_id: int) -> None:
+    """With its apps and batch jobs. Raises Conflict while it has jobs."""
+    if store.site(unit.connection, owner_id, site_id, lock=True) is None:
+        raise _not_found(site_id)
+    if store.has_jobs(unit.connection, site_id):
+        raise Conflict(f"site {site_id} has jobs: delete them first")
+    store.delete_site(unit.connection, site_id)
+    unit.record(owner_id, Kind.SITE, site_id, site_id, "", "deleted")

@@ -1,0 +1,66 @@
+"""One use case, one transaction: what it changed, and who is to be woken when it is committed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from balsam_exec.model.events import Kind
+from balsam_exec.server.store import log
+from balsam_exec.server.store.types import encode, moment
+
+#: A topic that whoever waits in the hub may name. All are strings, so that they travel between processes.
+TOKENS = "tokens"
+
+
+def feed_of(owner_id: int) -> str:
+    return f"feed:{owner_id}"
+
+
+def work_at(site_id: int) -> str:
+    return f"work:{site_id}"
+
+
+class Unit:
+    """Collects events, counts and topics; `flush` writes them as the last thing of the transaction."""
+
+    def __init__(self, connection: Connection, now: int) -> None:
+        self.connection = connection
+        self.now = now  #: microseconds since 1970
+        self.topics: set[str] = set()
+        self._events: list[tuple[Any, ...]] = []
+        self._counts: Counter[tuple[int, int, str]] = Counter()
+
+    @property
+    def moment(self) -> datetime:
+        return moment(self.now)
+
+    def record(
+        self,
+        owner_id: int,
+        kind: Kind,
+        subject_id: int,
+        site_id: int,
+        source: str,
+        target: str,
+        *,
+        at: int | None = None,
+        data: Any = None,
+    ) -> None:
+        """An event, for the log and the feed."""
+        self._events.append(
+            (owner_id, kind.value, subject_id, site_id, str(source), str(target), at or self.now, encode(data))
+        )
+
+    def count(self, owner_id: int, site_id: int, state: str, change: int) -> None:
+        """The owner has that many more jobs in the state at the site."""
+        self._counts[owner_id, site_id, str(state)] += change
+
+    def flush(self) -> None:
+        if self._events:
+            log.insert_events(self.connection, self._events)
+            self.topics.update(feed_of(owner_id) for owner_id in {event[0] for event in self._events})
+        log.change_counts(self.connection, self._counts)

@@ -1,0 +1,87 @@
+"""Connections and the threads that use them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
+
+from balsam_exec.model.errors import Conflict, InvalidRequest, ServiceUnavailable
+from balsam_exec.server.store.dialect import is_sqlite, make_engine
+
+T = TypeVar("T")
+
+#: PostgreSQL's "serialization failure" and "deadlock detected": the transaction may just be tried again.
+_TRY_AGAIN = frozenset({"40001", "40P01"})
+_ATTEMPTS = 5
+
+
+class Database:
+    """Runs functions in transactions, in threads of its own.
+
+    On SQLite one thread writes: the one lock of a process for writers, who thus never spin on the database's.
+    """
+
+    def __init__(self, url: str, threads: int = 8) -> None:
+        self.url = url
+        self.kind = "sqlite" if is_sqlite(url) else "postgresql"
+        self.engine = make_engine(url, connections=threads + 1)
+        self._reading = self.engine.execution_options(
+            **({"readonly": True} if self.kind == "sqlite" else {"isolation_level": "AUTOCOMMIT"})
+        )
+        self._readers = ThreadPoolExecutor(4 if self.kind == "sqlite" else threads, thread_name_prefix="database")
+        self._writers = ThreadPoolExecutor(1, thread_name_prefix="writer") if self.kind == "sqlite" else self._readers
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection to read with: one snapshot on SQLite, one for each statement on PostgreSQL."""
+        with translated_errors(), self._reading.connect() as connection:
+            yield connection
+
+    def transaction(self, work: Callable[[Connection], T]) -> T:
+        """`work` in a transaction, again where the database asks for it; so it has no effects but on the database."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with translated_errors(), self.engine.begin() as connection:
+                    return work(connection)
+            except _TryAgain:
+                if attempt == _ATTEMPTS:
+                    raise ServiceUnavailable("the database is too busy: try again") from None
+        raise AssertionError("unreachable")
+
+    async def in_reader(self, function: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, function, *args)
+
+    async def in_writer(self, function: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writers, function, *args)
+
+    def close(self) -> None:
+        self._readers.shutdown()
+        self._writers.shutdown()
+        self.engine.dispose()
+
+
+class _TryAgain(Exception):
+    pass
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """The database's errors as those of the model: what the caller can do about them."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise Conflict("somebody else changed the same thing at the same time: look again, then try again") from error
+    except (DataError, OverflowError) as error:
+        raise InvalidRequest("a number is too large, or a text holds what the database cannot store") from error
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) in _TRY_AGAIN:
+            raise _TryAgain from error
+        if error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError)):
+            raise ServiceUnavailable(f"the database does not answer: {error.orig}") from error
+        raise

@@ -1,0 +1,161 @@
+"""Everything that differs between SQLite and PostgreSQL, apart from column types (store/types.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Boolean, ColumnElement, Connection, Engine, Table, create_engine, event, func, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+CHANNEL = "balsam"
+_PAYLOAD_LIMIT = 7000  # PostgreSQL refuses notifications of 8000 bytes
+
+
+def is_sqlite(url: str) -> bool:
+    return make_url(url).get_backend_name() == "sqlite"
+
+
+def make_engine(url: str, connections: int) -> Engine:
+    """An engine whose transactions take the write lock at their start (SQLite), or as they need (PostgreSQL)."""
+    if not is_sqlite(url):
+        pg_url = make_url(url).set(drivername="postgresql+psycopg")
+        return create_engine(
+            pg_url,
+            pool_size=connections,
+            max_overflow=2,
+            connect_args={"options": "-c idle_in_transaction_session_timeout=60s -c lock_timeout=60s"},
+        )
+    engine = create_engine(url, pool_size=connections, max_overflow=2, connect_args={"check_same_thread": False})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by _begin_sqlite, not by the driver
+    for pragma in (
+        "busy_timeout=30000",
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "foreign_keys=ON",
+        "temp_store=MEMORY",
+        "cache_size=-8000",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    readonly = connection.get_execution_options().get("readonly", False)
+    connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
+
+
+class any_of(FunctionElement[bool]):
+    """`any_of(column, bindparam(..., type_=IdList()))`: always the same SQL text."""
+
+    name = "any_of"
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(any_of, "sqlite")
+def _any_of_sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    column, ids = element.clauses
+    return f"{compiler.process(column, **options)} IN (SELECT value FROM json_each({compiler.process(ids, **options)}))"
+
+
+@compiles(any_of, "postgresql")
+def _any_of_postgresql(element: Any, compiler: Any, **options: Any) -> str:
+    column, ids = element.clauses
+    return f"{compiler.process(column, **options)} = ANY ({compiler.process(ids, **options)})"
+
+
+class has_text(FunctionElement[bool]):
+    """`has_text(column, part)`: the part occurs in the column, upper and lower case told apart."""
+
+    name = "has_text"
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(has_text, "sqlite")
+def _has_text_sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    column, part = element.clauses
+    return f"instr({compiler.process(column, **options)}, {compiler.process(part, **options)}) > 0"
+
+
+@compiles(has_text, "postgresql")
+def _has_text_postgresql(element: Any, compiler: Any, **options: Any) -> str:
+    column, part = element.clauses
+    return f"strpos({compiler.process(column, **options)}, {compiler.process(part, **options)}) > 0"
+
+
+def starts_with(column: ColumnElement[str], start: str) -> ColumnElement[bool]:
+    return func.substr(column, 1, len(start)) == start
+
+
+@cache
+def _insert_sql(table: Table, columns: tuple[str, ...], sqlite: bool) -> str:
+    names = ", ".join(columns)
+    if sqlite:
+        return f"INSERT INTO {table.name} ({names}) VALUES ({', '.join('?' * len(columns))})"
+    return f"COPY {table.name} ({names}) FROM STDIN"
+
+
+def bulk_insert(connection: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
+    """Insert many rows of plain database values the quickest way there is."""
+    if not rows:
+        return
+    sqlite = connection.dialect.name == "sqlite"
+    sql = _insert_sql(table, columns, sqlite)
+    if sqlite:
+        connection.exec_driver_sql(sql, rows)  # type: ignore[arg-type]
+        return
+    driver: Any = connection.connection.driver_connection
+    base_error: Any = connection.dialect.loaded_dbapi.Error  # type: ignore[attr-defined]
+    try:
+        with driver.cursor() as cursor, cursor.copy(sql) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except base_error as error:  # past SQLAlchemy, so wrapped here as it would have been
+        raise DBAPIError.instance(sql, None, error, base_error, dialect=connection.dialect) from error
+
+
+def reserve_ids(connection: Connection, table: Table, count: int) -> Sequence[int]:
+    """Ids for `count` new rows, ascending, never used before. On SQLite within the write transaction."""
+    if connection.dialect.name == "sqlite":
+        last = connection.execute(
+            text("SELECT seq FROM sqlite_sequence WHERE name = :name"), {"name": table.name}
+        ).scalar()
+        return range((last or 0) + 1, (last or 0) + 1 + count)
+    query = text("SELECT nextval(:sequence) FROM generate_series(1, :count)")
+    ids = connection.execute(query, {"sequence": f"{table.name}_id_seq", "count": count}).scalars()
+    return sorted(ids)
+
+
+def order_events(connection: Connection, owner_id: int) -> None:
+    """Make the ids of this owner's events come in the order of commits, until this transaction ends.
+
+    To be called after the last row lock is taken. SQLite's writers are in order by themselves.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:owner)"), {"owner": owner_id})
+
+
+def notify(connection: Connection, sender: str, topics: Iterable[str]) -> None:
+    """Tell the other server processes at commit. SQLite is served by one process only."""
+    if connection.dialect.name != "postgresql":
+        return
+    payload = f"{sender} {' '.join(topics)}"
+    if len(payload) > _PAYLOAD_LIMIT:
+        payload = f"{sender} *"
+    connection.execute(text("SELECT pg_notify(:channel, :payload)"), {"channel": CHANNEL, "payload": payload})
+
+
+def listening_address(engine: Engine) -> str:
+    """The PostgreSQL database of the engine as libpq writes it."""
+    return engine.url.set(drivername="postgresql").render_as_string(hide_password=False)

@@ -1,0 +1,33 @@
+"""SQL of idempotency keys."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, delete, select, text, update
+
+from balsam_exec.server.store.schema import idempotency_keys as keys
+
+_CLAIM = text(
+    "INSERT INTO idempotency_keys (owner_id, key, digest, created) VALUES (:owner, :key, :digest, :now) "
+    "ON CONFLICT (owner_id, key) DO NOTHING"
+)
+
+
+def claim(connection: Connection, owner_id: int, key: str, digest: bytes, now: int) -> bool:
+    """Whether the key is new. Waits for a transaction that is claiming it just now."""
+    claimed = connection.execute(_CLAIM, {"owner": owner_id, "key": key, "digest": digest, "now": now})
+    return claimed.rowcount == 1
+
+
+def stored(connection: Connection, owner_id: int, key: str) -> tuple[bytes, bytes]:
+    """(digest of the request, its answer)."""
+    query = select(keys.c.digest, keys.c.answer).where(keys.c.owner_id == owner_id, keys.c.key == key)
+    digest, answer = connection.execute(query).one()
+    return bytes(digest), bytes(answer)
+
+
+def answer(connection: Connection, owner_id: int, key: str, body: bytes) -> None:
+    connection.execute(update(keys).where(keys.c.owner_id == owner_id, keys.c.key == key).values(answer=body))
+
+
+def forget(connection: Connection, before: int) -> None:
+    connection.execute(delete(keys).where(keys.c.created < before))

@@ -1,0 +1,166 @@
+"""SQL of sessions and leases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, text, update
+from sqlalchemy.engine import Row
+
+from balsam_exec.model.queries import Query
+from balsam_exec.model.sessions import AcquireRequest, SessionSpec
+from balsam_exec.server.store import filters
+from balsam_exec.server.store.dialect import any_of
+from balsam_exec.server.store.schema import RUNNABLE_UNLEASED, apps, job_payloads, job_tags, jobs, sessions
+from balsam_exec.server.store.types import IdList, micros
+
+_IDS = bindparam("ids", type_=IdList())
+_LIMIT = 2**31 - 1  # what a launcher says it has room for may be any number; a column holds no more
+
+_TOUCH = (
+    update(sessions)
+    .where(
+        sessions.c.id == bindparam("session"),
+        sessions.c.owner_id == bindparam("owner"),
+        sessions.c.expires > bindparam("now"),
+    )
+    .values(expires=bindparam("now") + sessions.c.ttl)
+    .returning(*sessions.c)
+)
+_LEASE = update(jobs).where(any_of(jobs.c.id, _IDS)).values(session_id=bindparam("session"), epoch=jobs.c.epoch + 1)
+_RUNNABLE = (
+    select(jobs.c.id)
+    .where(
+        text(RUNNABLE_UNLEASED),
+        jobs.c.site_id == bindparam("site"),
+        jobs.c.num_nodes <= bindparam("nodes"),
+        jobs.c.ranks_per_node * jobs.c.gpus_per_rank <= bindparam("gpus"),
+        jobs.c.wall_time_min <= bindparam("minutes"),
+    )
+    .order_by(jobs.c.priority, jobs.c.id)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+_SERIAL = _RUNNABLE.where(jobs.c.num_nodes == 1, jobs.c.ranks_per_node == 1)
+_SIZES = select(job_payloads.c.job_id, func.length(job_payloads.c.arguments)).where(
+    any_of(job_payloads.c.job_id, _IDS), job_payloads.c.arguments.is_not(None)
+)
+_WITH_PAYLOAD = (
+    select(
+        *(jobs.c[name] for name in ("id", "epoch", "app_id", "state", "num_nodes", "ranks_per_node")),
+        *(jobs.c[name] for name in ("threads_per_rank", "threads_per_core", "gpus_per_rank")),
+        *(jobs.c[name] for name in ("node_packing_count", "wall_time_min")),
+        *(job_payloads.c[name] for name in ("workdir", "tags", "data", "parameters", "launch_params", "arguments")),
+        apps.c.digest.label("app_digest"),
+    )
+    .join(job_payloads, job_payloads.c.job_id == jobs.c.id)
+    .join(apps, apps.c.id == jobs.c.app_id)
+    .where(any_of(jobs.c.id, _IDS), jobs.c.session_id == bindparam("session"))
+    .order_by(jobs.c.priority, jobs.c.id)
+)
+
+
+def touch(connection: Connection, owner_id: int, session_id: int, now: int) -> Row[Any] | None:
+    """Extend a living session, and lock it until the transaction ends; None where it is gone or has expired."""
+    return connection.execute(_TOUCH, {"session": session_id, "owner": owner_id, "now": now}).one_or_none()
+
+
+def runnable(site_id: int, request: AcquireRequest) -> tuple[Select[Any], dict[str, Any]]:
+    """The query for the ids of jobs that fit the request, most urgent first, and its parameters."""
+    query = _SERIAL if request.serial_only else _RUNNABLE
+    for key, value in request.filter_tags.items():
+        has_tag = select(job_tags.c.job_id).where(
+            job_tags.c.job_id == jobs.c.id,
+            job_tags.c.owner_id == jobs.c.owner_id,
+            job_tags.c.key == key,
+            job_tags.c.value == value,
+        )
+        query = query.where(has_tag.exists())
+    minutes = request.max_wall_time_min
+    return query, {
+        "site": site_id,
+        "nodes": min(request.max_nodes, _LIMIT),
+        "gpus": request.max_gpus_per_node,
+        "minutes": _LIMIT if minutes is None else min(minutes, _LIMIT),
+        "limit": request.max_jobs,
+    }
+
+
+def lease(connection: Connection, site_id: int, session_id: int, request: AcquireRequest, budget: int) -> list[int]:
+    """Lease the most urgent jobs that fit: at most `request.max_jobs`, and `budget` bytes of arguments."""
+    query, parameters = runnable(site_id, request)
+    ids = list(connection.execute(query, parameters).scalars())
+    if not ids:
+        return []
+    ids = _within(budget, ids, dict(connection.execute(_SIZES, {"ids": ids}).tuples().all()))
+    connection.execute(_LEASE, {"ids": ids, "session": session_id})
+    return ids
+
+
+def _within(budget: int, ids: Sequence[int], sizes: dict[int, int]) -> list[int]:
+    """The first of the ids, at least one, up to the budget."""
+    taken: list[int] = []
+    for job_id in ids:
+        budget -= sizes.get(job_id, 0)
+        if budget < 0 and taken:
+            break
+        taken.append(job_id)
+    return taken
+
+
+def leased(connection: Connection, session_id: int, ids: Sequence[int]) -> list[Row[Any]]:
+    """All that is needed to run those of the jobs that the session holds."""
+    return list(connection.execute(_WITH_PAYLOAD, {"ids": ids, "session": session_id}))
+
+
+def remember(connection: Connection, session_id: int, key: str, ids: Sequence[int]) -> None:
+    """The last acquire of the session, for when it is repeated."""
+    connection.execute(
+        update(sessions).where(sessions.c.id == session_id).values(acquire_key=key, acquired_ids=list(ids))
+    )
+
+
+def insert_session(connection: Connection, owner_id: int, spec: SessionSpec, now: int) -> Row[Any]:
+    ttl = round(spec.ttl_sec * 1_000_000)
+    values = {
+        "owner_id": owner_id,
+        "site_id": spec.site_id,
+        "batch_job_id": spec.batch_job_id,
+        "ttl": ttl,
+        "expires": now + ttl,
+    }
+    return connection.execute(insert(sessions).values(values).returning(*sessions.c)).one()
+
+
+def lock_session(connection: Connection, session_id: int) -> Row[Any] | None:
+    query = select(sessions).where(sessions.c.id == session_id).with_for_update()
+    return connection.execute(query).one_or_none()
+
+
+def delete_session(connection: Connection, session_id: int) -> None:
+    connection.execute(delete(sessions).where(sessions.c.id == session_id))
+
+
+def expired(connection: Connection, now: int) -> list[int]:
+    query = select(sessions.c.id).where(sessions.c.expires <= now).order_by(sessions.c.expires).limit(100)
+    return list(connection.execute(query).scalars())
+
+
+def next_expiry(connection: Connection) -> int | None:
+    """When the next session expires, in microseconds since 1970."""
+    query = select(func.min(sessions.c.expires))
+    found = connection.execute(query).scalar()
+    return None if found is None else micros(found)
+
+
+def of_batch_job(connection: Connection, batch_job_id: int) -> list[int]:
+    query = select(sessions.c.id).where(sessions.c.batch_job_id == batch_job_id).order_by(sessions.c.id)
+    return list(connection.execute(query).scalars())
+
+
+def listing(connection: Connection, owner_id: int, query: Query) -> list[Row[Any]]:
+    fields = {column.name: column for column in sessions.c}
+    statement = select(sessions).where(sessions.c.owner_id == owner_id)
+    statement = statement.where(*filters.conditions(filters.given(query), fields))
+    return list(connection.execute(filters.paged(statement, query, fields, sessions.c.id)))

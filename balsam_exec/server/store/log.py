@@ -1,0 +1,41 @@
+"""Events and counts: what every change of state writes besides itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from balsam_exec.server.store import dialect
+from balsam_exec.server.store.schema import events
+
+_EVENT = ("owner_id", "kind", "subject_id", "site_id", "from_state", "to_state", "timestamp", "data")
+
+_ADD = text(
+    "INSERT INTO job_counts (site_id, state, owner_id, count) VALUES (:site_id, :state, :owner_id, :change) "
+    "ON CONFLICT (site_id, state) DO UPDATE SET count = job_counts.count + excluded.count"
+)
+_SUBTRACT = text("UPDATE job_counts SET count = count + :change WHERE site_id = :site_id AND state = :state")
+
+
+def insert_events(connection: Connection, rows: Sequence[Sequence[Any]]) -> None:
+    """Rows of (owner, kind, subject, site, from, to, microseconds, JSON text or None)."""
+    for owner_id in sorted({row[0] for row in rows}):
+        dialect.order_events(connection, owner_id)
+    dialect.bulk_insert(connection, events, _EVENT, rows)
+
+
+def change_counts(connection: Connection, changes: Mapping[tuple[int, int, str], int]) -> None:
+    """Add to the counts by (owner, site, state). After `insert_events`, whose lock keeps an owner's writers in line."""
+    rows = [
+        {"owner_id": owner_id, "site_id": site_id, "state": state, "change": change}
+        for (owner_id, site_id, state), change in changes.items()
+        if change
+    ]
+    for statement, some in (
+        (_ADD, [row for row in rows if row["change"] > 0]),
+        (_SUBTRACT, [row for row in rows if row["change"] < 0]),
+    ):
+        if some:
+            connection.execute(statement, some)

@@ -1,0 +1,79 @@
+"""Column types: moments as integers of microseconds, JSON as text, lists of ids as one parameter."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic_core import from_json
+from sqlalchemy import BigInteger, Dialect, Text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from balsam_exec.model.errors import InvalidRequest
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+
+
+def micros(moment: datetime) -> int:
+    """Microseconds since 1970. Raises InvalidRequest where the moment is outside the calendar in UTC."""
+    try:
+        return (moment.astimezone(UTC) - _EPOCH) // _MICROSECOND
+    except OverflowError:
+        raise InvalidRequest(f"{moment} is outside the calendar") from None
+
+
+def moment(value: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=value)
+
+
+def encode(value: Any) -> str | None:
+    """JSON text; None for an empty container, which is what most of them are."""
+    if not value:
+        return None
+    try:
+        return _encode(value)
+    except ValueError:
+        raise InvalidRequest("JSON has no infinity and no NaN: send null or a string") from None
+
+
+class Moment(TypeDecorator[datetime]):
+    """A datetime in Python, microseconds since 1970 in the database; integers go in as they are."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> int | None:
+        return micros(value) if isinstance(value, datetime) else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        return None if value is None else moment(value)
+
+
+class JsonText(TypeDecorator[Any]):
+    """A JSON object; empty and NULL are one."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return encode(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        return {} if value is None else from_json(value)
+
+
+class IdList(TypeDecorator[list[int]]):
+    """Many ids as one bound parameter: an array on PostgreSQL, JSON text on SQLite."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(ARRAY(BigInteger()) if dialect.name == "postgresql" else Text())
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return list(value) if dialect.name == "postgresql" else _encode(list(value))
