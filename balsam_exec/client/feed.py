@@ -45,17 +45,21 @@ class Follower:
         assert self._query.cursor is not None
         return self._query.cursor
 
+    def poll(self) -> list[FeedEvent]:
+        """One long poll: the next events together, none if none came for a while or it was stopped."""
+        try:
+            feed = self._service.feed(self._query, deadline=math.inf)
+        except ServiceUnavailable:
+            if self._stopped.is_set():
+                return []
+            raise
+        self._query = self._query.model_copy(update={"cursor": feed.cursor})
+        return feed.events
+
     def batches(self) -> Iterator[list[FeedEvent]]:
         while not self._stopped.is_set():
-            try:
-                feed = self._service.feed(self._query, deadline=math.inf)
-            except ServiceUnavailable:
-                if self._stopped.is_set():
-                    return
-                raise
-            self._query = self._query.model_copy(update={"cursor": feed.cursor})
-            if feed.events:
-                yield feed.events
+            if events := self.poll():
+                yield events
 
     def __iter__(self) -> Iterator[FeedEvent]:
         for batch in self.batches():

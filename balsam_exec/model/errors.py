@@ -15,13 +15,15 @@ BalsamError
 |- PayloadError              something could not be serialized or loaded
 |- JobFailed                 a job ended without success and without a Python exception to re-raise
 |  |- WorkerDied             the process that ran it died (signal, os._exit, out of memory)
-|  `- JobTimeout             it ran out of its allocation's time and was not restarted
+|  |- JobTimeout             it ran out of its allocation's time and was not restarted
+|  `- JobCancelled           its owner killed it; a concurrent.futures.CancelledError too
 |- ConfigurationError        no service, no site, no credentials
 `- ServiceUnavailable        transient: the service could not be reached or is overloaded
 """
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
 from typing import Any, ClassVar
 
 
@@ -108,6 +110,10 @@ class WorkerDied(JobFailed):
 
 class JobTimeout(JobFailed):
     code = "job_timeout"
+
+
+class JobCancelled(JobFailed, CancelledError):
+    code = "job_cancelled"
 
 
 class ConfigurationError(BalsamError):
