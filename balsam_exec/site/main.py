@@ -34,9 +34,7 @@ _DRAIN_MARGIN = 10.0
 
 def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    log_to_stderr(options.log_level)
     try:
         return serve(
             options.directory,
@@ -48,6 +46,11 @@ def main(argv: list[str] | None = None) -> int:
     except BalsamError as error:
         log.error("%s", error)
         return 1
+
+
+def log_to_stderr(level: str) -> None:
+    line = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=level.upper(), format=line, stream=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -41,16 +41,16 @@ class LocalScheduler(Scheduler):
     def submit(self, script: Path, spec: SubmitSpec) -> str:
         reader, writer = os.pipe()
         try:
-            argv = [_WRAPPER, script.absolute(), self._id_file(spec.key), self._host]
+            argv = ["bash", _WRAPPER, script.absolute(), self._id_file(spec.key), self._host]
             argv += [self._directory.parent, spec.log.absolute()]
             # Only what is inheritable goes to the child: the standard streams, with our pipe for its output.
-            pid = os.posix_spawn(
-                _WRAPPER,
+            pid = os.posix_spawnp(
+                "bash",
                 [str(word) for word in argv],
                 os.environ,
                 file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, writer, 1)],
                 setsid=True,
-                setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM],
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM],
                 setsigmask=[],
             )
             self._children.add(pid)

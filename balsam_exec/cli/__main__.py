@@ -1,0 +1,3 @@
+from balsam_exec.cli import main
+
+main()

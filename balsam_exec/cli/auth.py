@@ -1,0 +1,79 @@
+"""`balsam login` and `balsam token`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from balsam_exec.cli.common import JsonOption, connect, group
+
+app = group("Tokens: what programs and machines identify themselves with, instead of your password.")
+
+
+def login(
+    url: Annotated[str, typer.Argument(help="The service, like https://balsam.example.org")],
+    username: Annotated[
+        str | None, typer.Option("--username", "-u", help="Your name there; asked for if absent.")
+    ] = None,
+    site: Annotated[str | None, typer.Option("--site", "-s", help="Your default site there.")] = None,
+    with_token: Annotated[bool, typer.Option("--with-token", help="Read a token, instead of a password.")] = False,
+) -> None:
+    """Log in to a service; the commands and programs of this user then use it.
+
+    The password, or the token, is asked for or read from the standard input. Only a token is stored.
+    """
+    from pydantic import SecretStr
+
+    from balsam_exec.client.config import Credentials, save_credentials
+    from balsam_exec.client.service import Service
+
+    if with_token:
+        token = _secret("Token")
+    else:
+        username = username or typer.prompt("Username")
+        token = Service(url).login(username, _secret("Password")).token
+    user = Service(url, token).me()
+    path = save_credentials(Credentials(url=url, token=SecretStr(token), site=site))
+    print(f"logged in to {url} as {user.username} ({path})")
+
+
+def _secret(what: str) -> str:
+    if sys.stdin.isatty():
+        secret: str = typer.prompt(what, hide_input=True)
+        return secret
+    return sys.stdin.readline().rstrip("\n")
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What it is for.")],
+    days: Annotated[int | None, typer.Option("--days", min=1, max=3650, help="How long it is valid.")] = None,
+) -> None:
+    """Make a token and print it. It cannot be shown again."""
+    from balsam_exec.model.auth import TokenSpec
+
+    made = connect().create_token(TokenSpec(name=name, expires_in_sec=days * 86400 if days else None))
+    print(made.token)
+
+
+@app.command("ls")
+def list_tokens(json: JsonOption = False) -> None:
+    """List your tokens, without their secrets."""
+    from balsam_exec.cli.output import print_json, print_rows
+
+    tokens = connect().tokens()
+    if json:
+        print_json([item.model_dump(mode="json") for item in tokens])
+        return
+    columns = ("ID", "NAME", "CREATED", "EXPIRES", "LAST USED")
+    print_rows(columns, [(t.id, t.name, t.created, t.expires, t.last_used) for t in tokens])
+
+
+@app.command()
+def revoke(ids: Annotated[list[int], typer.Argument(help="Ids of tokens (see `balsam token ls`).")]) -> None:
+    """Make tokens invalid, at once."""
+    service = connect()
+    for token_id in ids:
+        service.revoke_token(token_id)
