@@ -10,12 +10,12 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import ValidationError
 
 from balsam_exec.apps.payload import dump_app, dump_arguments, load_arguments
-from balsam_exec.apps.templates import parameters_of
 from balsam_exec.model.apps import HOOK_STEPS, AppSpec, Isolation, ParameterSpec, TransferSlot, check_parameters
 from balsam_exec.model.errors import InvalidRequest, ParameterError
 
@@ -81,7 +81,7 @@ def parameter_specs(cls: type[ApplicationDefinition]) -> dict[str, ParameterSpec
     """The parameters of a command app: those its template names, required unless `parameters` says otherwise."""
     if cls.command_template is None:
         return {}
-    named = parameters_of(cls.command_template)
+    named = _named_in(cls.command_template)
     for name in cls.parameters:
         if not (isinstance(name, str) and name.isidentifier()):
             raise ParameterError(f"{cls.__name__}.parameters: {name!r} is not an identifier")
@@ -199,6 +199,13 @@ def own_parameters(cls: type[ApplicationDefinition]) -> set[str]:
         return set(parameter_specs(cls))
     run = getattr(cls, "run", None)
     return set() if run is None else set(_signature(run).parameters)
+
+
+@lru_cache(maxsize=256)
+def _named_in(template: str) -> frozenset[str]:
+    from balsam_exec.apps.templates import parameters_of  # with Jinja2, which Python apps do not need
+
+    return frozenset(parameters_of(template))
 
 
 def _signature(run: Callable[..., Any]) -> inspect.Signature:
