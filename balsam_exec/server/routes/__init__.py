@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from balsam_exec.server.routes import apps, auth, events, jobs, sessions, sites
+from balsam_exec.server.routes import apps, auth, batch_jobs, events, jobs, sessions, sites, transfers
 
-ROUTERS: tuple[APIRouter, ...] = (auth.router, sites.router, apps.router, jobs.router, sessions.router, events.router)
+ROUTERS: tuple[APIRouter, ...] = tuple(
+    module.router for module in (auth, sites, apps, jobs, batch_jobs, sessions, transfers, events)
+)

@@ -6,8 +6,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from balsam_exec.model.events import Feed
-from balsam_exec.model.queries import FeedQuery
+from balsam_exec.model.base import Page
+from balsam_exec.model.events import EventRecord, Feed
+from balsam_exec.model.queries import EventQuery, FeedQuery, Query
 from balsam_exec.server.auth import User
 from balsam_exec.server.routes.http import QueryString, answer, described, runtime
 from balsam_exec.server.routes.waiting import until_found
@@ -16,7 +17,14 @@ from balsam_exec.server.service.unit import feed_of
 
 router = APIRouter(prefix="/events", tags=["events"])
 
+QUERY = QueryString[Query](EventQuery)
 FEED = QueryString(FeedQuery)
+
+
+@router.get("", **described(Page[EventRecord], query=QUERY))
+async def list_events(request: Request, user: User) -> Response:
+    """The log: every transition of every job and batch job."""
+    return answer(await runtime(request).read(feed.log, user, QUERY.read(request)))
 
 
 @router.get("/feed", **described(Feed, query=FEED))

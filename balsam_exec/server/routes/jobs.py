@@ -9,11 +9,21 @@ from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from balsam_exec.model.base import MAX_BULK, MAX_PAGE, Count, Id, Page
-from balsam_exec.model.jobs import JobCreated, JobRecord, JobSpec, Result, StateCount
+from balsam_exec.model.jobs import (
+    Cancelled,
+    CancelRequest,
+    JobBulkPatch,
+    JobCreated,
+    JobPatch,
+    JobRecord,
+    JobSpec,
+    Result,
+    StateCount,
+)
 from balsam_exec.model.queries import JobQuery, Query
 from balsam_exec.server.auth import User
-from balsam_exec.server.routes.http import Body, PathId, QueryString, answer, described, raw, read_bytes, runtime
-from balsam_exec.server.service import create, feed, jobs
+from balsam_exec.server.routes.http import Body, PathId, QueryString, answer, described, empty, raw, read_bytes, runtime
+from balsam_exec.server.service import create, feed, jobs, update
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -29,6 +39,9 @@ class ResultQuery(BaseModel):
 QUERY = QueryString[Query](JobQuery)
 RESULTS = QueryString(ResultQuery)
 SPECS = Body[list[JobSpec]](Annotated[list[JobSpec], Field(max_length=MAX_BULK)])
+PATCH = Body[JobPatch](JobPatch)
+PATCHES = Body[list[JobBulkPatch]](Annotated[list[JobBulkPatch], Field(max_length=MAX_BULK)])
+CANCEL = Body[CancelRequest](CancelRequest)
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 
 
@@ -44,6 +57,33 @@ async def create_jobs(request: Request, user: User, key: Key = None) -> Response
     specs = SPECS.parse(body)
     digest = hashlib.sha256(body).digest() if key is not None else b""
     return raw(await runtime(request).write(create.create_jobs, user, specs, key, digest), 201)
+
+
+@router.patch("", **described(Count, body=PATCH, query=QUERY))
+async def patch_matching(request: Request, user: User) -> Response:
+    """The same patch to all jobs that match: to all of them, or to none."""
+    query, patch = QUERY.read(request), await PATCH.read(request)
+    return answer({"count": await runtime(request).write(update.patch_matching, user, query, patch)})
+
+
+@router.delete("", **described(Count, query=QUERY))
+async def delete_matching(request: Request, user: User) -> Response:
+    """Delete all jobs that match at least one filter."""
+    return answer({"count": await runtime(request).write(update.delete_matching, user, QUERY.read(request))})
+
+
+@router.patch("/bulk", **described(Count, body=PATCHES))
+async def patch_jobs(request: Request, user: User) -> Response:
+    """Each job its own patch; all of them, or none."""
+    patches = await PATCHES.read(request)
+    return answer({"count": await runtime(request).write(update.patch_jobs, user, patches)})
+
+
+@router.post("/cancel", **described(Cancelled, body=CANCEL))
+async def cancel_jobs(request: Request, user: User) -> Response:
+    """Those of the jobs that are still waiting become USER_KILLED."""
+    wanted = await CANCEL.read(request)
+    return answer({"job_ids": await runtime(request).write(update.cancel_jobs, user, wanted.ids)})
 
 
 @router.get("/count", **described(Count, query=QUERY))
@@ -66,3 +106,17 @@ async def read_results(request: Request, user: User) -> Response:
 @router.get("/{job_id}", **described(JobRecord))
 async def read_job(request: Request, job_id: PathId, user: User) -> Response:
     return answer(await runtime(request).read(jobs.job, user, job_id))
+
+
+@router.patch("/{job_id}", **described(JobRecord, body=PATCH))
+async def patch_job(request: Request, job_id: PathId, user: User) -> Response:
+    """While a launcher holds the job only its `tags`, `data` and `state` can change."""
+    patch = await PATCH.read(request)
+    return answer(await runtime(request).write(update.patch_job, user, job_id, patch))
+
+
+@router.delete("/{job_id}", **described(None, 204))
+async def delete_job(request: Request, job_id: PathId, user: User) -> Response:
+    """With its result; the log of what happened to it stays."""
+    await runtime(request).write(update.delete_job, user, job_id)
+    return empty()

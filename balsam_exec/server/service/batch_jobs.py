@@ -20,7 +20,7 @@ from balsam_exec.server.store import sites as site_store
 
 #: The fields of a spec that have a column of their own; the others are in `settings`.
 _COLUMNS = frozenset({"site_id", "queue", "project", "job_mode", "num_nodes", "wall_time_min"})
-_DEFAULTS = {"optional_params": {}, "filter_tags": {}, "partitions": [], "idle_ttl_sec": None}
+_DEFAULTS: dict[str, Any] = {"optional_params": {}, "filter_tags": {}, "partitions": [], "idle_ttl_sec": None}
 
 
 def _record(row: Any) -> dict[str, Any]:

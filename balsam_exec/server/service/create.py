@@ -49,10 +49,11 @@ class AppTerms:
             locations=site.get("transfer_locations", {}),
         )
 
-    def check_run(self, parameters: Mapping[str, Any], arguments: bytes | None) -> None:
-        """Raise ParameterError unless the app can be run with these."""
+    def check_run(self, parameters: Mapping[str, Any] | None, arguments: bytes | None) -> None:
+        """Raise ParameterError unless the app can be run with these; parameters None are those checked before."""
         if self.is_command:
-            check_parameters(self.name, self.parameters, parameters)
+            if parameters is not None:
+                check_parameters(self.name, self.parameters, parameters)
             if arguments is not None:
                 raise ParameterError(f"{self.name} is a command: it takes parameters, not arguments")
         elif parameters:

@@ -9,9 +9,11 @@ from sqlalchemy import Connection
 
 from balsam_exec.model.errors import InvalidRequest
 from balsam_exec.model.events import Kind
-from balsam_exec.model.queries import FeedQuery
+from balsam_exec.model.queries import FeedQuery, Query
 from balsam_exec.model.states import TERMINAL, JobState
+from balsam_exec.server.store import events as event_store
 from balsam_exec.server.store import feed as store
+from balsam_exec.server.store import filters
 
 #: Bytes of results in one answer.
 BUDGET = 32 * 1024 * 1024
@@ -73,7 +75,8 @@ def results(connection: Connection, owner_id: int, ids: Iterable[int]) -> dict[i
     """How those of the jobs that have ended did, up to the budget: who misses one asks again."""
     ended = store.ended(connection, owner_id, sorted(set(ids)))
     sizes = store.result_sizes(connection, ended)
-    budget, chosen = BUDGET, []
+    budget = BUDGET
+    chosen: list[int] = []
     for job_id in ended:
         budget -= sizes.get(job_id, 0)
         if budget < 0 and chosen:
@@ -81,3 +84,8 @@ def results(connection: Connection, owner_id: int, ids: Iterable[int]) -> dict[i
         chosen.append(job_id)
     found = store.results(connection, chosen)
     return {job_id: found.get(job_id) or _plain(*ended[job_id]) for job_id in chosen}
+
+
+def log(connection: Connection, owner_id: int, query: Query) -> dict[str, Any]:
+    """A page of the log."""
+    return filters.page(event_store.listing(connection, owner_id, query), query)

@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
-from sqlalchemy.engine import Row
 
 from balsam_exec.model.queries import Query
 from balsam_exec.server.store import filters
 from balsam_exec.server.store.dialect import any_of
 from balsam_exec.server.store.schema import apps, jobs, sites
-from balsam_exec.server.store.types import IdList
+from balsam_exec.server.store.types import AnyRow, IdList
 
 _FIELDS = {column.name: column for column in apps.c}
 
@@ -28,27 +27,27 @@ def for_jobs(connection: Connection, owner_id: int, ids: Iterable[int]) -> list[
     return list(connection.execute(_FOR_JOBS, {"ids": sorted(set(ids)), "owner": owner_id}))
 
 
-def insert_app(connection: Connection, values: dict[str, Any]) -> Row[Any]:
+def insert_app(connection: Connection, values: dict[str, Any]) -> AnyRow:
     return connection.execute(insert(apps).values(values).returning(*apps.c)).one()
 
 
-def app(connection: Connection, owner_id: int, app_id: int, *, lock: bool = False) -> Row[Any] | None:
+def app(connection: Connection, owner_id: int, app_id: int, *, lock: bool = False) -> AnyRow | None:
     query = select(apps).where(apps.c.id == app_id, apps.c.owner_id == owner_id)
     return connection.execute(query.with_for_update() if lock else query).one_or_none()
 
 
-def named(connection: Connection, site_id: int, name: str) -> Row[Any] | None:
+def named(connection: Connection, site_id: int, name: str) -> AnyRow | None:
     query = select(apps).where(apps.c.site_id == site_id, apps.c.name == name).with_for_update()
     return connection.execute(query).one_or_none()
 
 
-def listing(connection: Connection, owner_id: int, query: Query) -> list[Row[Any]]:
+def listing(connection: Connection, owner_id: int, query: Query) -> list[AnyRow]:
     statement = select(apps).where(apps.c.owner_id == owner_id)
     statement = statement.where(*filters.conditions(filters.given(query), _FIELDS))
     return list(connection.execute(filters.paged(statement, query, _FIELDS, apps.c.id)))
 
 
-def update_app(connection: Connection, app_id: int, values: dict[str, Any]) -> Row[Any]:
+def update_app(connection: Connection, app_id: int, values: dict[str, Any]) -> AnyRow:
     return connection.execute(update(apps).where(apps.c.id == app_id).values(values).returning(*apps.c)).one()
 
 

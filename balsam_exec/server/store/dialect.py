@@ -113,10 +113,10 @@ def bulk_insert(connection: Connection, table: Table, columns: tuple[str, ...], 
     sqlite = connection.dialect.name == "sqlite"
     sql = _insert_sql(table, columns, sqlite)
     if sqlite:
-        connection.exec_driver_sql(sql, rows)  # type: ignore[arg-type]
+        connection.exec_driver_sql(sql, rows)
         return
     driver: Any = connection.connection.driver_connection
-    base_error: Any = connection.dialect.loaded_dbapi.Error  # type: ignore[attr-defined]
+    base_error: Any = connection.dialect.loaded_dbapi.Error
     try:
         with driver.cursor() as cursor, cursor.copy(sql) as copy:
             for row in rows:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, func, or_, select
-from sqlalchemy.engine import Row
 
 from balsam_exec.model.events import Kind
 from balsam_exec.model.queries import FeedQuery
@@ -14,7 +13,7 @@ from balsam_exec.model.states import TERMINAL
 from balsam_exec.server.store.dialect import any_of
 from balsam_exec.server.store.filters import tag_pairs
 from balsam_exec.server.store.schema import events, job_results, job_tags, jobs
-from balsam_exec.server.store.types import IdList
+from balsam_exec.server.store.types import AnyRow, IdList
 
 _HEAD = select(func.max(events.c.id)).where(events.c.owner_id == bindparam("owner"))
 _ENDED = [state.value for state in sorted(TERMINAL)]
@@ -46,7 +45,7 @@ def head(connection: Connection, owner_id: int) -> int:
     return connection.execute(_HEAD, {"owner": owner_id}).scalar() or 0
 
 
-def after(connection: Connection, owner_id: int, cursor: int, head: int, query: FeedQuery) -> list[Row[Any]]:
+def after(connection: Connection, owner_id: int, cursor: int, head: int, query: FeedQuery) -> list[AnyRow]:
     """The first events the query asks for among those after the cursor, up to the head."""
     statement = _AFTER
     if query.kind:

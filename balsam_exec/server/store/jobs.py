@@ -7,17 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, update
-from sqlalchemy.engine import Row
+from sqlalchemy import BindParameter, Connection, Select, bindparam, delete, func, insert, select, update
 
 from balsam_exec.model.states import JobState, Step
 from balsam_exec.server.store import dialect
 from balsam_exec.server.store.dialect import any_of
 from balsam_exec.server.store.schema import job_edges, job_payloads, job_results, job_tags, jobs, transfers
-from balsam_exec.server.store.types import IdList
+from balsam_exec.server.store.types import AnyRow, IdList
 
 _IDS = bindparam("ids", type_=IdList())
-_OWNER = bindparam("owner")
+_OWNER: BindParameter[int] = bindparam("owner")
 
 JOB_COLUMNS = (
     *("id", "owner_id", "site_id", "app_id", "state", "priority", "steps", "pending_parents", "epoch"),
@@ -44,8 +43,9 @@ class JobRow:
     return_code: int | None
 
     @classmethod
-    def of(cls, row: Row[Any]) -> JobRow:
-        return cls(row[0], row[1], row[2], row[3], JobState(row[4]), Step(row[5]), *row[6:])
+    def of(cls, row: AnyRow) -> JobRow:
+        id_, owner_id, site_id, app_id, state, steps, *rest = row
+        return cls(id_, owner_id, site_id, app_id, JobState(state), Step(steps), *rest)
 
 
 STATE_COLUMNS = [jobs.c[field] for field in JobRow.__slots__]
@@ -155,7 +155,7 @@ def write_states(connection: Connection, changed: Iterable[tuple[JobRow, int]], 
 
 def change_pending(connection: Connection, parent_ids: Iterable[int], change: int) -> list[JobRow]:
     """Each of these parents now counts `change` more among the unfinished ones of its children. The children."""
-    counts = dict(connection.execute(_CHILDREN, {"ids": list(parent_ids)}).tuples().all())
+    counts: dict[int, int] = dict(connection.execute(_CHILDREN, {"ids": list(parent_ids)}).tuples().all())
     if not counts:
         return []
     children = [JobRow.of(row) for row in connection.execute(_LOCK_CHILDREN, {"ids": sorted(counts)})]

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, text, update
-from sqlalchemy.engine import Row
 
 from balsam_exec.model.queries import Query
 from balsam_exec.model.sessions import AcquireRequest, SessionSpec
 from balsam_exec.server.store import filters
 from balsam_exec.server.store.dialect import any_of
 from balsam_exec.server.store.schema import RUNNABLE_UNLEASED, apps, job_payloads, job_tags, jobs, sessions
-from balsam_exec.server.store.types import IdList, micros
+from balsam_exec.server.store.types import AnyRow, IdList, micros
 
 _IDS = bindparam("ids", type_=IdList())
 _LIMIT = 2**31 - 1  # what a launcher says it has room for may be any number; a column holds no more
@@ -61,7 +60,7 @@ _WITH_PAYLOAD = (
 )
 
 
-def touch(connection: Connection, owner_id: int, session_id: int, now: int) -> Row[Any] | None:
+def touch(connection: Connection, owner_id: int, session_id: int, now: int) -> AnyRow | None:
     """Extend a living session, and lock it until the transaction ends; None where it is gone or has expired."""
     return connection.execute(_TOUCH, {"session": session_id, "owner": owner_id, "now": now}).one_or_none()
 
@@ -109,7 +108,7 @@ def _within(budget: int, ids: Sequence[int], sizes: dict[int, int]) -> list[int]
     return taken
 
 
-def leased(connection: Connection, session_id: int, ids: Sequence[int]) -> list[Row[Any]]:
+def leased(connection: Connection, session_id: int, ids: Sequence[int]) -> list[AnyRow]:
     """All that is needed to run those of the jobs that the session holds."""
     return list(connection.execute(_WITH_PAYLOAD, {"ids": ids, "session": session_id}))
 
@@ -121,7 +120,7 @@ def remember(connection: Connection, session_id: int, key: str, ids: Sequence[in
     )
 
 
-def insert_session(connection: Connection, owner_id: int, spec: SessionSpec, now: int) -> Row[Any]:
+def insert_session(connection: Connection, owner_id: int, spec: SessionSpec, now: int) -> AnyRow:
     ttl = round(spec.ttl_sec * 1_000_000)
     values = {
         "owner_id": owner_id,
@@ -133,7 +132,7 @@ def insert_session(connection: Connection, owner_id: int, spec: SessionSpec, now
     return connection.execute(insert(sessions).values(values).returning(*sessions.c)).one()
 
 
-def lock_session(connection: Connection, session_id: int) -> Row[Any] | None:
+def lock_session(connection: Connection, session_id: int) -> AnyRow | None:
     query = select(sessions).where(sessions.c.id == session_id).with_for_update()
     return connection.execute(query).one_or_none()
 
@@ -159,7 +158,7 @@ def of_batch_job(connection: Connection, batch_job_id: int) -> list[int]:
     return list(connection.execute(query).scalars())
 
 
-def listing(connection: Connection, owner_id: int, query: Query) -> list[Row[Any]]:
+def listing(connection: Connection, owner_id: int, query: Query) -> list[AnyRow]:
     fields = {column.name: column for column in sessions.c}
     statement = select(sessions).where(sessions.c.owner_id == owner_id)
     statement = statement.where(*filters.conditions(filters.given(query), fields))

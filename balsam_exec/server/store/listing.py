@@ -105,7 +105,7 @@ def matching(owner_id: int, query: Query) -> Select[Any]:
 
 def count(connection: Connection, owner_id: int, query: Query) -> int:
     statement, _ = _selection(owner_id, query, [func.count()])
-    return connection.execute(statement).scalar_one()
+    return int(connection.execute(statement).scalar_one())
 
 
 def state_counts(connection: Connection, owner_id: int, query: Query) -> dict[str, int]:

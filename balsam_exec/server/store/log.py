@@ -28,7 +28,7 @@ def insert_events(connection: Connection, rows: Sequence[Sequence[Any]]) -> None
 
 def change_counts(connection: Connection, changes: Mapping[tuple[int, int, str], int]) -> None:
     """Add to the counts by (owner, site, state). After `insert_events`, whose lock keeps an owner's writers in line."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"owner_id": owner_id, "site_id": site_id, "state": state, "change": change}
         for (owner_id, site_id, state), change in changes.items()
         if change

@@ -5,30 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
-from sqlalchemy.engine import Row
 
 from balsam_exec.model.queries import Query
 from balsam_exec.server.store import filters
 from balsam_exec.server.store.schema import job_counts, jobs, sites
+from balsam_exec.server.store.types import AnyRow
 
 _FIELDS = {column.name: column for column in sites.c}
 
 
-def insert_site(connection: Connection, values: dict[str, Any]) -> Row[Any]:
+def insert_site(connection: Connection, values: dict[str, Any]) -> AnyRow:
     return connection.execute(insert(sites).values(values).returning(*sites.c)).one()
 
 
-def site(connection: Connection, owner_id: int, site_id: int, *, lock: bool = False) -> Row[Any] | None:
+def site(connection: Connection, owner_id: int, site_id: int, *, lock: bool = False) -> AnyRow | None:
     query = select(sites).where(sites.c.id == site_id, sites.c.owner_id == owner_id)
     return connection.execute(query.with_for_update() if lock else query).one_or_none()
 
 
-def named(connection: Connection, owner_id: int, name: str) -> Row[Any] | None:
+def named(connection: Connection, owner_id: int, name: str) -> AnyRow | None:
     query = select(sites).where(sites.c.name == name, sites.c.owner_id == owner_id)
     return connection.execute(query).one_or_none()
 
 
-def listing(connection: Connection, owner_id: int, query: Query) -> list[Row[Any]]:
+def listing(connection: Connection, owner_id: int, query: Query) -> list[AnyRow]:
     statement = select(sites).where(sites.c.owner_id == owner_id)
     statement = statement.where(*filters.conditions(filters.given(query), _FIELDS))
     return list(connection.execute(filters.paged(statement, query, _FIELDS, sites.c.id)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic_core import from_json
 from sqlalchemy import BigInteger, Dialect, Text
@@ -12,6 +12,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from balsam_exec.model.errors import InvalidRequest
+
+#: A row of a result; which columns it has the type checker does not follow.
+AnyRow: TypeAlias = Any
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

@@ -1,0 +1,173 @@
+"""Changing, cancelling and deleting jobs: for each request all of it, or nothing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from balsam_exec.model.errors import Conflict, IllegalTransition, InvalidRequest, NotFound
+from balsam_exec.model.events import Kind
+from balsam_exec.model.jobs import JobBulkPatch, JobPatch
+from balsam_exec.model.queries import Query
+from balsam_exec.model.states import TRANSITIONS, Actor, JobState, check
+from balsam_exec.server.service import jobs as reading
+from balsam_exec.server.service.create import app_terms
+from balsam_exec.server.service.moves import Moves
+from balsam_exec.server.service.unit import Unit
+from balsam_exec.server.store import filters, listing
+from balsam_exec.server.store import jobs as store
+from balsam_exec.server.store.jobs import JobRow
+
+#: Fields of a patch that live in `job_payloads`; `tags` has rows of its own besides.
+_PAYLOAD = frozenset({"workdir", "tags", "data", "parameters", "arguments", "launch_params"})
+#: Fields that may change while a launcher holds the job.
+_ANY_TIME = frozenset({"tags", "data"})
+#: A job in one of these has not started, or is to start anew.
+WAITING = frozenset(
+    {
+        JobState.AWAITING_PARENTS,
+        JobState.READY,
+        JobState.STAGED_IN,
+        JobState.PREPROCESSED,
+        JobState.RESTART_READY,
+    }
+)
+
+
+def patch_job(unit: Unit, owner_id: int, job_id: int, patch: JobPatch) -> dict[str, Any]:
+    """Raises NotFound, IllegalTransition, Conflict (a launcher holds it), ParameterError."""
+    _patch_each(unit, owner_id, {job_id: patch})
+    return reading.job(unit.connection, owner_id, job_id)
+
+
+def patch_jobs(unit: Unit, owner_id: int, patches: Sequence[JobBulkPatch]) -> int:
+    """Each job its own patch."""
+    by_id = {patch.id: patch for patch in patches}
+    if len(by_id) < len(patches):
+        raise InvalidRequest("a job is named twice: send one patch for each job")
+    _patch_each(unit, owner_id, by_id)
+    return len(by_id)
+
+
+def patch_matching(unit: Unit, owner_id: int, query: Query, patch: JobPatch) -> int:
+    """All jobs that match; how many these are."""
+    _refuse_paging(query)
+    jobs = store.lock_selected(unit.connection, listing.matching(owner_id, query))
+    moves = Moves(unit)
+    _apply(unit, moves, jobs, patch)
+    moves.flush()
+    return len(jobs)
+
+
+def _patch_each(unit: Unit, owner_id: int, patches: dict[int, Any]) -> None:
+    jobs = _locked(unit, owner_id, patches)
+    same: defaultdict[str, list[int]] = defaultdict(list)
+    for job_id, patch in patches.items():
+        same[patch.model_dump_json(exclude={"id"})].append(job_id)
+    moves = Moves(unit)
+    for ids in same.values():
+        _apply(unit, moves, [jobs[job_id] for job_id in ids], patches[ids[0]])
+    moves.flush()
+
+
+def _locked(unit: Unit, owner_id: int, ids: Iterable[int]) -> dict[int, JobRow]:
+    wanted = set(ids)
+    found = store.lock(unit.connection, owner_id, wanted)
+    if absent := sorted(wanted - set(found)):
+        raise NotFound(f"there is no job {', '.join(map(str, absent[:10]))}", job_ids=absent[:100])
+    return found
+
+
+def _apply(unit: Unit, moves: Moves, jobs: Sequence[JobRow], patch: JobPatch) -> None:
+    """One patch to some jobs of one owner."""
+    if not jobs:
+        return
+    _change_fields(unit, jobs, patch)
+    if patch.state is None:
+        return
+    for job in jobs:
+        if job.state is not patch.state:
+            _check_hop(job, patch.state)
+            if job.session_id is not None:
+                moves.free(job, taken=True)
+            moves.hop(job, patch.state, data=patch.state_data)
+
+
+def _check_hop(job: JobRow, target: JobState) -> None:
+    """The API serves users and the agents of their sites alike: what either may do goes."""
+    if not {Actor.USER, Actor.SITE} & TRANSITIONS.get((job.state, target), frozenset()):
+        try:
+            check(job.state, target, Actor.USER)
+        except IllegalTransition as error:
+            raise IllegalTransition(f"job {job.id}: {error.message}", job_id=job.id) from None
+
+
+def _change_fields(unit: Unit, jobs: Sequence[JobRow], patch: JobPatch) -> None:
+    changes = patch.model_dump(exclude_none=True, exclude={"id", "state", "state_data"})
+    if not changes:
+        return
+    if fixed := sorted(changes.keys() - _ANY_TIME):
+        held = [job.id for job in jobs if job.session_id is not None]
+        if held:
+            raise Conflict(
+                f"a launcher holds job {held[0]}: {', '.join(fixed)} can change when it does not", job_ids=held[:100]
+            )
+    if patch.parameters is not None or patch.arguments is not None:
+        for app in app_terms(unit, jobs[0].owner_id, {job.app_id for job in jobs}).values():
+            app.check_run(patch.parameters, patch.arguments)
+    ids = [job.id for job in jobs]
+    payload = {key: value for key, value in changes.items() if key in _PAYLOAD}
+    columns = {key: value for key, value in changes.items() if key not in _PAYLOAD}
+    if "wall_time_min" in columns:
+        columns["priority"] = -columns["wall_time_min"]
+    store.update_fields(unit.connection, ids, columns, payload, unit.now)
+    if patch.tags is not None:
+        store.replace_tags(unit.connection, jobs[0].owner_id, ids, patch.tags)
+
+
+def cancel_jobs(unit: Unit, owner_id: int, ids: Iterable[int]) -> list[int]:
+    """Those that were still waiting are now USER_KILLED, also if a launcher holds them but has not started them."""
+    moves, cancelled = Moves(unit), []
+    for job in store.lock(unit.connection, owner_id, ids).values():
+        if job.state in WAITING:
+            check(job.state, JobState.USER_KILLED, Actor.USER)
+            if job.session_id is not None:
+                moves.free(job, taken=True)
+            moves.hop(job, JobState.USER_KILLED)
+            cancelled.append(job.id)
+    moves.flush()
+    return cancelled
+
+
+def delete_job(unit: Unit, owner_id: int, job_id: int) -> None:
+    """Raises NotFound, Conflict (another job waits for it)."""
+    _delete(unit, list(_locked(unit, owner_id, [job_id]).values()))
+
+
+def delete_matching(unit: Unit, owner_id: int, query: Query) -> int:
+    """All jobs that match; how many these were. Raises InvalidRequest for a query that matches any job."""
+    _refuse_paging(query)
+    if not filters.given(query):
+        raise InvalidRequest("say which jobs to delete: at least one filter")
+    jobs = store.lock_selected(unit.connection, listing.matching(owner_id, query))
+    _delete(unit, jobs)
+    return len(jobs)
+
+
+def _delete(unit: Unit, jobs: Sequence[JobRow]) -> None:
+    """A launcher that holds one of them is refused at its next report."""
+    ids = [job.id for job in jobs]
+    unfinished = [job.id for job in jobs if job.state is not JobState.JOB_FINISHED]
+    if waiting := sorted(store.waiting_children(unit.connection, unfinished) - set(ids)):
+        listed = ", ".join(map(str, waiting[:10]))
+        raise Conflict(f"jobs wait for what is to be deleted: cancel or delete them first ({listed})", job_ids=waiting)
+    for job in jobs:
+        unit.record(job.owner_id, Kind.JOB, job.id, job.site_id, job.state, "deleted")
+        unit.count(job.owner_id, job.site_id, job.state, -1)
+    store.delete_jobs(unit.connection, ids)
+
+
+def _refuse_paging(query: Query) -> None:
+    if paging := sorted(query.model_fields_set & filters.PAGING):
+        raise InvalidRequest(f"{', '.join(paging)}: this request is about all jobs that match")
