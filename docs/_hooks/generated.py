@@ -128,10 +128,12 @@ def limits() -> str:
 
 
 def routes() -> str:
-    from balsam_exec.server.app import openapi
+    from balsam_exec.server.app import create_app
+    from balsam_exec.server.config import ServerSettings
 
+    document = create_app(ServerSettings(database_url="sqlite:///never-opened.db")).openapi()
     rows = []
-    for path, methods in openapi()["paths"].items():
+    for path, methods in document["paths"].items():
         for method, operation in methods.items():
             rows.append([f"`{method.upper()} {path}`", operation.get("description") or operation.get("summary", "")])
     return table(["route", "does"], rows)
