@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from balsam_exec.cli.common import JsonOption, connect, group
+from balsam_exec.cli.common import JsonOption, ask_secret, connect, group
 
 app = group("Tokens: what programs and machines identify themselves with, instead of your password.")
 
@@ -30,20 +29,13 @@ def login(
     from balsam_exec.client.service import Service
 
     if with_token:
-        token = _secret("Token")
+        token = ask_secret("Token")
     else:
         username = username or typer.prompt("Username")
-        token = Service(url).login(username, _secret("Password")).token
+        token = Service(url).login(username, ask_secret("Password")).token
     user = Service(url, token).me()
     path = save_credentials(Credentials(url=url, token=SecretStr(token), site=site))
     print(f"logged in to {url} as {user.username} ({path})")
-
-
-def _secret(what: str) -> str:
-    if sys.stdin.isatty():
-        secret: str = typer.prompt(what, hide_input=True)
-        return secret
-    return sys.stdin.readline().rstrip("\n")
 
 
 @app.command()

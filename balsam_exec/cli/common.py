@@ -112,3 +112,11 @@ def confirm(question: str, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise typer.BadParameter("there is nobody to ask: give --yes", param_hint="--yes")
     typer.confirm(question, abort=True)
+
+
+def ask_secret(what: str, *, confirm: bool = False) -> str:
+    """A password or token: asked for without showing it, or a line of the standard input; never an argument."""
+    if sys.stdin.isatty():
+        secret: str = typer.prompt(what, hide_input=True, confirmation_prompt=confirm)
+        return secret
+    return sys.stdin.readline().rstrip("\n")

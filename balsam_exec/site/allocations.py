@@ -172,7 +172,7 @@ def _key(job: BatchJobRecord) -> str:
 
 def render_script(job: BatchJobRecord, site: SiteDirectory, python: str = sys.executable) -> str:
     """The script of an allocation, from the site's job-template.sh. Raises jinja2.TemplateError, OSError."""
-    launcher = [python, "-m", "balsam_exec.launcher", "--site", str(site.path), "--batch-job", str(job.id)]
+    launcher = [python, "-P", "-m", "balsam_exec.launcher", "--site", str(site.path), "--batch-job", str(job.id)]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string(Path(site.job_template).read_text())
     return template.render(job=job, site_dir=str(site.path), python=python, launcher=shlex.join(launcher))
