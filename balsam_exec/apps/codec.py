@@ -95,8 +95,8 @@ def loads(data: bytes, names: dict[str, Any] | None = None) -> Any:
         if codec not in (DILL, CLOUDPICKLE):
             raise CodecError(f"unknown payload kind {codec!r}: it was made by another version of balsam_exec")
         _check_python(stamp, body)
-        unpickler = _import(codec).Unpickler if codec == DILL else pickle.Unpickler
-        loader: Any = unpickler(io.BytesIO(body))
+        module = _import(codec)
+        loader: Any = (module if codec == DILL else pickle).Unpickler(io.BytesIO(body))
         if names is not None:
             loader.persistent_load = names.__getitem__
         return loader.load()

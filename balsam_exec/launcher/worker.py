@@ -130,6 +130,8 @@ class Surroundings:
                 continue
         self._flush_libc(None)
         if self._streams[0].closed or self._streams[1].closed:
+            os.dup2(self._job_out, 1)
+            os.dup2(self._job_out, 2)
             self._streams = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
         sys.stdout, sys.stderr = self._streams
 
@@ -271,10 +273,15 @@ def main() -> None:
     channel.set_inheritable(False)
     codec = _load_codec(codec_file)
     faulthandler.enable()
-    Worker(channel, int(limit), codec).serve()
+    # We leave without the interpreter's shutdown: threads of an app must not keep a worker that nobody wants any more.
+    try:
+        Worker(channel, int(limit), codec).serve()
+    except BaseException:  # noqa: BLE001 whatever it is, the launcher sees us end
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(70)
+    os._exit(0)
 
 
 if __name__ == "__main__":
     main()
-    # Not through the interpreter's shutdown: threads of an app must not keep a worker that nobody wants any more.
-    os._exit(0)

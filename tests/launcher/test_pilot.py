@@ -1,0 +1,383 @@
+"""What the pilot decides, with neither jobs nor service nor clock."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from balsam_exec.launcher.pilot import (
+    Acquire,
+    Action,
+    Alive,
+    Arrived,
+    Delivered,
+    Drain,
+    Ended,
+    Event,
+    Exit,
+    Kill,
+    Lost,
+    Outcome,
+    Pilot,
+    Refused,
+    Send,
+    Stale,
+    Start,
+    Terms,
+)
+from balsam_exec.model.jobs import Result
+from balsam_exec.model.sessions import LeasedJob, Report
+from balsam_exec.model.states import JobState
+from balsam_exec.platform.nodes import NodeSpec
+
+DONE = Outcome(JobState.RUN_DONE, Result(ok=True, value=b"v"), {})
+FAILED = Outcome(JobState.RUN_ERROR, Result(ok=False, error="exit code 1", reason="exit"), {"error": "exit code 1"})
+TERMS = Terms(ttl=60, wall_time=3600, idle=30, grace=5)
+
+
+def job(job_id: int, **fields: Any) -> LeasedJob:
+    values = {"node_packing_count": 4, **fields}
+    return LeasedJob(id=job_id, epoch=values.pop("epoch", 1), app_id=1, app_digest="d", workdir="w", **values)
+
+
+class Ship:
+    """A pilot and what it has decided."""
+
+    def __init__(self, cores: int = 2, gpus: int = 0, terms: Terms = TERMS) -> None:
+        self.now = 100.0
+        node = NodeSpec("n", cores, tuple(map(str, range(gpus))))
+        self.pilot = Pilot([node], terms, self.now, epoch=1e9)
+        self.actions: list[Action] = []
+
+    def step(self, *events: Event, after: float = 0.0) -> list[Action]:
+        self.now += after
+        self.actions = self.pilot.step(events, self.now)
+        return self.actions
+
+    def sleep(self) -> list[Action]:
+        """Until the pilot wants to be woken."""
+        assert self.pilot.deadline < math.inf
+        return self.step(after=max(0.0, self.pilot.deadline - self.now))
+
+    def started(self) -> list[int]:
+        return [a.job.id for a in self.actions if isinstance(a, Start)]
+
+    def reports(self) -> list[tuple[int, JobState | None]]:
+        return [(r.job_id, r.state) for a in self.actions if isinstance(a, Send) for r in a.reports]
+
+    def acquires(self) -> list[Acquire]:
+        return [a for a in self.actions if isinstance(a, Acquire)]
+
+    def kills(self) -> list[tuple[int, int]]:
+        return [(a.job_id, a.signum) for a in self.actions if isinstance(a, Kill)]
+
+
+def test_it_asks_for_as_many_jobs_as_fit() -> None:
+    ship = Ship(cores=4)
+    ship.step()
+    assert [a.max_jobs for a in ship.acquires()] == [4]
+    assert ship.acquires()[0].max_wall_time_min == (3600 - 15) // 60
+    assert ship.step() == []  # one request at a time
+
+
+def test_a_short_job_is_told_in_one_report() -> None:
+    ship = Ship()
+    ship.step()
+    ship.step(Arrived((job(1),)))
+    assert ship.started() == [1]
+    assert ship.reports() == []
+    ship.step(Ended(1, DONE), after=0.001)
+    assert ship.reports() == [(1, JobState.RUNNING), (1, JobState.RUN_DONE)]
+    first, second = next(a for a in ship.actions if isinstance(a, Send)).reports
+    assert (second.timestamp - first.timestamp).total_seconds() == pytest.approx(0.001)
+    assert first.timestamp.timestamp() == pytest.approx(1e9 + 100)
+
+
+def test_a_long_job_is_told_to_run_after_a_moment() -> None:
+    ship = Ship()
+    ship.step(Arrived((job(1),)))
+    ship.sleep()
+    assert ship.now == pytest.approx(100.02)
+    assert ship.reports() == [(1, JobState.RUNNING)]
+
+
+def test_jobs_wait_for_their_place_and_small_ones_may_pass() -> None:
+    ship = Ship(cores=4)
+    ship.step(Arrived((job(1), job(2, node_packing_count=1), job(3))))
+    assert ship.started() == [1, 3]
+    assert ship.step(Arrived((job(4),)), after=21) != []
+    assert ship.started() == []  # job 2 has waited long enough: what becomes free is for it
+    ship.step(Ended(1, DONE))
+    assert ship.started() == []
+    ship.step(Ended(3, DONE))
+    assert ship.started() == [2]
+
+
+def test_long_jobs_are_not_hoarded() -> None:
+    ship = Ship(cores=2)
+    ship.step(Arrived((job(1, node_packing_count=1),)))
+    assert ship.acquires() == []
+    ship.step(Ended(1, DONE), after=50)
+    assert [a.max_jobs for a in ship.acquires()] == [1]  # exclusive ones came, so one has room
+
+
+def test_short_jobs_are_fetched_ahead() -> None:
+    ship = Ship(cores=2)
+    ship.step()
+    waiting, next_id, most = 2, 1, 0
+    for _ in range(1000):
+        arrived = [Arrived(tuple(job(i) for i in range(next_id, next_id + waiting)))] if waiting else []
+        next_id += waiting
+        running = list(ship.pilot._running)
+        ship.step(*arrived, *(Ended(i, DONE) for i in running), Delivered(), after=0.001)
+        waiting = sum(a.max_jobs for a in ship.acquires())
+        most = max(most, waiting)
+    assert 200 < most < 1200  # about 0.4 s of 2000 a second
+
+
+def test_jobs_that_can_never_run_here_fail_with_the_reason() -> None:
+    ship = Ship()
+    ship.step(Arrived((job(1, gpus_per_rank=1), job(2, num_nodes=2))))
+    assert ship.started() == []
+    assert ship.reports() == [
+        (1, JobState.RUNNING),
+        (1, JobState.RUN_ERROR),
+        (2, JobState.RUNNING),
+        (2, JobState.RUN_ERROR),
+    ]
+
+
+def test_a_job_that_takes_longer_than_is_left_is_given_back() -> None:
+    ship = Ship()
+    ship.step(Arrived((job(1, wall_time_min=59), job(2, wall_time_min=60))))
+    assert ship.started() == [1]
+    assert ship.reports() == [(1, JobState.RUNNING), (2, None)]
+
+
+def test_idle_it_ends() -> None:
+    ship = Ship()
+    ship.step(Alive(), Arrived(()))
+    ship.step(Alive(), after=29)
+    ship.step(Arrived((job(1),)))
+    assert ship.sleep()  # RUNNING is told
+    ship.step(Delivered(), Alive(), after=31)
+    assert ship.actions == []  # it runs, so it is not idle
+    ship.step(Ended(1, DONE), Alive())
+    ship.step(Delivered())
+    assert not any(isinstance(a, Exit) for a in ship.actions)
+    ship.sleep()
+    assert [a for a in ship.actions if isinstance(a, Exit)] == [Exit("there was nothing to do", lost=False)]
+
+
+def test_it_drains_before_the_end_of_the_wall_time() -> None:
+    ship = Ship(terms=Terms(ttl=1e6, wall_time=600, margin=15, grace=5))
+    ship.step(Arrived((job(1), job(2), job(3))))
+    assert ship.started() == [1, 2]
+    ship.step(Delivered(), after=1)
+    ship.step(Delivered(), after=1)
+    ship.sleep()
+    assert ship.now == pytest.approx(100 + 585)
+    assert ship.kills() == [(1, signal.SIGTERM), (2, signal.SIGTERM)]
+    assert ship.reports() == [(3, None)]
+    ship.step(Delivered(), Ended(1, FAILED))
+    assert ship.reports() == [(1, JobState.RUN_TIMEOUT)]
+    ship.step(Delivered())
+    ship.sleep()
+    assert ship.now == pytest.approx(100 + 590)
+    assert ship.kills() == [(2, signal.SIGKILL)]
+    ship.step(Ended(2, FAILED))
+    assert ship.reports() == [(2, JobState.RUN_TIMEOUT)]
+    ship.step(Delivered())
+    assert ship.actions == [Exit("the allocation's time is over", lost=False)]
+
+
+def test_a_value_that_comes_while_draining_counts() -> None:
+    ship = Ship()
+    ship.step(Arrived((job(1),)))
+    ship.step(Drain("SIGTERM"))
+    ship.step(Ended(1, DONE), Delivered())
+    assert ship.reports()[-1] == (1, JobState.RUN_DONE)
+
+
+def test_a_second_drain_does_not_wait() -> None:
+    ship = Ship()
+    ship.step(Arrived((job(1),)))
+    ship.step(Drain("SIGTERM"))
+    assert ship.kills() == [(1, signal.SIGTERM)]
+    ship.step(Drain("SIGTERM"))
+    assert ship.kills() == [(1, signal.SIGKILL)]
+
+
+def test_what_arrives_while_draining_goes_back() -> None:
+    ship = Ship()
+    ship.step(Arrived((job(1),)))
+    ship.step(Drain("SIGTERM"))
+    ship.step(Arrived((job(2),)), Ended(1, FAILED), Delivered())
+    assert ship.started() == []
+    assert ship.reports() == [(1, JobState.RUNNING), (2, None), (1, JobState.RUN_TIMEOUT)]
+
+
+def test_stale_jobs_are_killed_and_not_told_of() -> None:
+    ship = Ship()
+    ship.step(Arrived((job(1), job(2), job(3))))
+    ship.sleep()
+    ship.step(Stale(frozenset({1, 3})))
+    assert ship.kills() == [(1, signal.SIGKILL)]
+    assert ship.reports() == [(2, JobState.RUNNING)]
+    ship.step(Ended(1, FAILED), Delivered())
+    assert ship.reports() == []
+    assert ship.started() == []  # job 3 never started
+
+
+def test_a_job_that_comes_back_waits_for_the_end_of_its_last_run() -> None:
+    ship = Ship()
+    ship.step(Arrived((job(1),)))
+    ship.sleep()
+    ship.step(Stale(frozenset({1})))
+    ship.step(Arrived((job(1, epoch=3),)))
+    assert ship.started() == []
+    ship.step(Ended(1, FAILED))
+    assert ship.started() == [1]
+
+
+def test_without_the_service_it_goes_on_until_the_lease_is_over() -> None:
+    ship = Ship(terms=Terms(ttl=60, grace=5))
+    ship.step(Alive(), Arrived((job(1),)))
+    ship.step(Alive(), after=30)
+    assert ship.reports() == [(1, JobState.RUNNING)]  # and no answer comes
+    ship.sleep()
+    assert ship.now == pytest.approx(100 + 30 + 60)
+    assert ship.kills() == [(1, signal.SIGKILL)]
+    ship.step(Ended(1, FAILED))
+    (end,) = ship.actions
+    assert isinstance(end, Exit)
+    assert end.lost
+    assert "cannot be renewed" in end.reason
+
+
+def test_a_lost_session_ends_it() -> None:
+    ship = Ship()
+    ship.step(Lost("no such session"))
+    assert ship.actions == [Exit("no such session", lost=True)]
+
+
+def test_a_refused_report_does_not_stop_the_others() -> None:
+    ship = Ship()
+    ship.step(Arrived((job(1), job(2))))
+    ship.step(Ended(1, DONE), Ended(2, DONE))
+    assert len(ship.reports()) == 4
+    ship.step(Refused("no"))
+    assert len(ship.reports()) == 2
+    ship.step(Delivered())
+    assert len(ship.reports()) == 2
+
+
+class World:
+    """Everything around a pilot, making random moves: jobs, service, processes."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self.data = data
+        self.ship = Ship(cores=data.draw(st.integers(1, 4)), gpus=1)
+        self.asked = 0
+        self.under_way: tuple[Report, ...] | None = None
+        self.leased: dict[int, int] = {}
+        self.alive: set[int] = set()
+        self.told: dict[int, list[JobState | None]] = {}
+        self.stale: set[int] = set()
+        self.count = 0
+        self.exit: Exit | None = None
+
+    def play(self, moves: Iterable[str]) -> None:
+        self.do()
+        for move in moves:
+            if self.exit:
+                return
+            self.move(move)
+        # Now everything is answered, and it must come to an end with every job told.
+        self.do(Drain("the end"), Drain("the end"))
+        for _ in range(200):
+            if self.exit:
+                break
+            self.move("report")
+            self.move("end")
+            self.do(after=1)
+        assert self.exit is not None
+        assert not self.alive
+        if not self.exit.lost:
+            # What was asked for and not answered goes with the session; all else has been told.
+            assert all(self.told[i][-1:] != [JobState.RUNNING] for i in self.leased if i not in self.stale)
+            assert all(self.told[i] for i in self.leased if i not in self.stale)
+
+    def move(self, move: str) -> None:
+        match move:
+            case "arrive" if self.asked:
+                count = self.data.draw(st.integers(0, self.asked))
+                jobs = [self.new_job() for _ in range(count)]
+                self.asked = 0
+                self.do(Arrived(tuple(jobs)))
+            case "end" if self.alive:
+                job_id = self.data.draw(st.sampled_from(sorted(self.alive)))
+                self.alive.discard(job_id)
+                self.do(Ended(job_id, self.data.draw(st.sampled_from([DONE, FAILED]))))
+            case "report" if self.under_way:
+                batch, self.under_way = self.under_way, None
+                stale = {r.job_id for r in batch} & self.stale
+                if stale:
+                    self.do(Stale(frozenset(stale)))
+                    return
+                for report in batch:
+                    self.told[report.job_id].append(report.state)
+                self.do(Delivered())
+            case "steal" if self.leased:
+                self.stale.add(self.data.draw(st.sampled_from(sorted(self.leased))))
+            case "wait":
+                self.do(Alive(), after=self.data.draw(st.floats(0, 20)))
+            case "drain":
+                self.do(Drain("SIGTERM"))
+
+    def new_job(self) -> LeasedJob:
+        self.count += 1
+        self.leased[self.count] = 1
+        self.told[self.count] = []
+        return job(
+            self.count,
+            node_packing_count=self.data.draw(st.integers(1, 4)),
+            ranks_per_node=self.data.draw(st.integers(1, 3)),
+            gpus_per_rank=self.data.draw(st.sampled_from([0, 0, 0.5, 1])),
+            wall_time_min=self.data.draw(st.sampled_from([0, 0, 30, 100])),
+        )
+
+    def do(self, *events: Event, after: float = 0.0) -> None:
+        for action in self.ship.step(*events, after=after):
+            match action:
+                case Start(started):
+                    assert started.id not in self.alive
+                    self.alive.add(started.id)
+                case Kill(job_id):
+                    assert job_id in self.alive
+                case Acquire(max_jobs):
+                    assert not self.asked
+                    self.asked = max_jobs
+                case Send(reports):
+                    assert self.under_way is None
+                    self.under_way = reports
+                case Exit():
+                    assert self.exit is None
+                    self.exit = action
+        free = self.ship.pilot._nodes[0]
+        assert free.cores >= 0
+        assert free.occupancy >= 0
+        assert free.jobs == len(self.alive)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_no_job_is_lost_whatever_happens(data: st.DataObject) -> None:
+    moves = data.draw(st.lists(st.sampled_from(["arrive", "arrive", "end", "end", "report", "steal", "wait", "drain"])))
+    World(data).play(moves)
