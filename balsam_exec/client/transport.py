@@ -220,6 +220,7 @@ class _Link:
             headers={**self._headers, **headers} if self._headers else headers,
             retries=False,
             redirect=False,
+            assert_same_host=False,  # through a proxy the target names another host
             timeout=Timeout(connect=CONNECT_TIMEOUT, read=timeout),
         )
 
