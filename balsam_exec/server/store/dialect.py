@@ -60,6 +60,7 @@ class any_of(FunctionElement[bool]):
     name = "any_of"
     type = Boolean()
     inherit_cache = True
+    _is_implicitly_boolean = True  # else SQLite gets "... = 1", past which it sees no index
 
 
 @compiles(any_of, "sqlite")
@@ -80,6 +81,7 @@ class has_text(FunctionElement[bool]):
     name = "has_text"
     type = Boolean()
     inherit_cache = True
+    _is_implicitly_boolean = True  # else SQLite gets "... = 1", past which it sees no index
 
 
 @compiles(has_text, "sqlite")

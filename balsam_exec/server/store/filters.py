@@ -35,7 +35,7 @@ def given(query: Query) -> dict[str, Any]:
 def condition(column: ColumnElement[Any], lookup: str, value: Any) -> ColumnElement[bool]:
     """`column lookup value`, with "" for the exact match of any of a list."""
     if lookup == "":
-        return column.in_(value)
+        return column == value[0] if len(value) == 1 else column.in_(value)
     if lookup == "ne":
         return not_(func.coalesce(column.in_(value), False))
     if lookup == "contains":

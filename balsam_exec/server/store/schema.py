@@ -301,7 +301,7 @@ events = Table(
     Column("data", JsonText),
     _one_of("kind", Kind),
     Index("ix_events_feed", "owner_id", "id"),
-    Index("ix_events_subject", "subject_id", "id"),
+    Index("ix_events_subject", "owner_id", "subject_id", "id"),
     sqlite_autoincrement=True,
 )
 
