@@ -19,7 +19,7 @@ import pytest
 import test
 
 from balsam_exec import BalsamPoolExecutor
-from tests.executors.conftest import Home
+from balsam_exec.embedded import Deployment
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -105,7 +105,7 @@ class TestShutdown(OnPool, SUITE["ExecutorShutdownTest"], Base):  # type: ignore
         assert done.stdout.strip() == "runtime-error"
 
 
-def test_threads_end_with_the_executor(deployment: Home) -> None:
+def test_threads_end_with_the_executor(deployment: Deployment) -> None:
     before = set(threading.enumerate())
     with BalsamPoolExecutor(2) as pool:
         assert pool.submit(pow, 2, 5).result(timeout=60) == 32
