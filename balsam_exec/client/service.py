@@ -253,11 +253,15 @@ class Service:
     def open_session(self, spec: SessionSpec) -> SessionRecord:
         return self._call(SessionRecord, "POST", "/sessions", _dump(spec))
 
-    def acquire(self, session_id: int, request: AcquireRequest) -> list[LeasedJob]:
-        """Lease runnable jobs; waits up to `request.timeout` seconds for the first."""
+    def acquire(self, session_id: int, request: AcquireRequest, key: str | None = None) -> list[LeasedJob]:
+        """Lease runnable jobs; waits up to `request.timeout` seconds for the first.
+
+        With the same `key` the last answer is given again, in case it was lost.
+        """
         path = f"/sessions/{session_id}/acquire"
         patience = request.timeout + GRACE
-        return self._call(Acquired, "POST", path, _dump(request), idempotent=True, timeout=patience).jobs
+        key = key or uuid.uuid4().hex
+        return self._call(Acquired, "POST", path, _dump(request), key=key, timeout=patience).jobs
 
     def report(self, session_id: int, reports: Sequence[Report]) -> None:
         """Raises StaleLease, with `detail["job_ids"]`, when some leases are over; then none of it was recorded."""
