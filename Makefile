@@ -16,7 +16,7 @@ help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME) ## Run a real campaign on this machine, from nothing, and clean up
-	@$(BIN)/python -m balsam_exec.demo
+	@$(BIN)/python integrations/demo/campaign.py
 
 check: $(DEV) ## Lint, format, strict types, import rules, documentation
 	$(BIN)/ruff check .
@@ -64,7 +64,7 @@ $(BIN)/pip:
 
 $(RUNTIME): pyproject.toml | $(BIN)/pip
 	@echo "Installing balsam-exec into $(VENV) ..."
-	@$(PIP) install --editable .
+	@$(PIP) install --editable ".[demo]"
 	@touch $@
 
 $(DEV): pyproject.toml | $(BIN)/pip

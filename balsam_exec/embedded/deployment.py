@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 START_TIMEOUT = 60.0
 #: Longer than the supervisor itself gives to the drain of the allocations and to the end of its children.
 STOP_TIMEOUT = 90.0
+#: Seconds that what a killed supervisor left behind has to end.
+LEFTOVER_GRACE = 10.0
 
 
 class DeploymentFailed(BalsamError):
@@ -40,8 +42,8 @@ class Deployment:
             deployment.service().sites()
 
     A persistent one (in `home`, by default `$BALSAM_HOME`) goes on without this process until `stop` or `balsam down`.
-    A temporary one lives in a directory of its own and ends with `stop` or with this process, however that ends, its
-    allocations too; what it did is then gone.
+    A temporary one ends with `stop` or with this process, however that ends, its allocations too. What it did stays in
+    `home`; without a `home` it lives in a directory of its own that is then gone.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Deployment:
         *,
         started: bool = True,
         supervisor: subprocess.Popen[str] | None = None,
+        removes: bool = False,
     ) -> None:
         self.home = layout.home
         self.url: str = state["url"]
@@ -60,6 +63,7 @@ class Deployment:
         self.started = started
         self._layout = layout
         self._supervisor = supervisor  #: of a temporary one
+        self._removes = removes
 
     def __repr__(self) -> str:
         return f"Deployment({self.url!r}, home={str(self.home)!r})"
@@ -79,7 +83,7 @@ class Deployment:
         Raises DeploymentFailed, and Conflict if it runs with another database.
         """
         if temporary:
-            return cls._start_temporary(database, timeout)
+            return cls._start_temporary(home, database, timeout)
         layout = Layout(home or default_home())
         layout.create()
         with _starting(layout) as up_lock:
@@ -99,20 +103,24 @@ class Deployment:
         return started
 
     @classmethod
-    def _start_temporary(cls, database: str | None, timeout: float) -> Self:
-        layout = Layout(Path(tempfile.mkdtemp(prefix="balsam-")))
+    def _start_temporary(cls, home: Path | None, database: str | None, timeout: float) -> Self:
+        layout = Layout(home or Path(tempfile.mkdtemp(prefix="balsam-")))
+        options = ["--temporary", str(os.getpid()), *(["--remove"] if home is None else [])]
         process = None
         try:
             layout.create()
             if database is not None:
                 write_json(layout.config_file, {"database": database})
-            process = _spawn(layout, ["--temporary", str(os.getpid())], stdin=subprocess.PIPE)
-            return cls(layout, _wait_started(layout, process, timeout), supervisor=process)
+            process = _spawn(layout, options, stdin=subprocess.PIPE)
+            started = cls(layout, _wait_started(layout, process, timeout), supervisor=process, removes=home is None)
         except BaseException:
             if process is not None:
                 _end(process)
-            shutil.rmtree(layout.home, ignore_errors=True)
+            if home is None:
+                shutil.rmtree(layout.home, ignore_errors=True)
             raise
+        started._save_credentials()
+        return started
 
     def service(self) -> Service:
         """A new client of the deployment's service, with its site as the default."""
@@ -135,7 +143,8 @@ class Deployment:
             stop(self.home)
         elif self._supervisor.returncode is None:
             _end(self._supervisor)
-            shutil.rmtree(self.home, ignore_errors=True)  # the supervisor did, unless it was killed
+            if self._removes:
+                shutil.rmtree(self.home, ignore_errors=True)  # the supervisor did, unless it was killed
 
     def __enter__(self) -> Self:
         return self
@@ -174,11 +183,21 @@ def stop(home: Path) -> bool:
     was_up = supervisor is not None and supervisor.send(signal.SIGTERM)
     if was_up and supervisor is not None and not supervisor.wait(STOP_TIMEOUT):
         raise DeploymentFailed(f"the supervisor (pid {supervisor.pid}) does not end\n{layout.log_tail('supervisor')}")
-    for part in ("agent", "service"):  # alive only if the supervisor was killed, and then not for long
-        process = recorded(state, part)
-        if process is not None:
-            process.end(10.0)
+    if not was_up:
+        _end_leftovers(layout, state)
     return was_up
+
+
+def _end_leftovers(layout: Layout, state: dict[str, Any]) -> None:
+    """What a supervisor that was killed could not end: its allocations; its children end by themselves, soon."""
+    if layout.site.exists():
+        from balsam_exec.platform.schedulers.local import end_all
+
+        end_all(layout.site / "qsubmit", LEFTOVER_GRACE)
+    for part in ("agent", "service"):
+        process = recorded(state, part)
+        if process is not None and not process.wait(LEFTOVER_GRACE):
+            process.end(LEFTOVER_GRACE)
 
 
 @contextmanager

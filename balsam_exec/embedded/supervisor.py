@@ -298,8 +298,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="balsam_exec.embedded", description="Supervise a deployment.")
     parser.add_argument("home", type=Path)
     parser.add_argument(
-        "--temporary", type=int, metavar="PID", dest="creator", help="end with PID or the standard input; remove HOME"
+        "--temporary", type=int, metavar="PID", dest="creator", help="end with PID or the standard input"
     )
+    parser.add_argument("--remove", action="store_true", help="remove HOME at the end")
     parser.add_argument("--up-lock", type=int, help="a locked file to close when ready")
     options = parser.parse_args(argv)
     if options.creator is None and os.fork():
@@ -324,6 +325,6 @@ def main(argv: list[str] | None = None) -> int:
         supervisor = Supervisor(layout, listener, database, options.creator, started)
         note(f"serving {supervisor.url}")
         supervisor.run()
-    if options.creator is not None:
+    if options.remove:
         shutil.rmtree(layout.home, ignore_errors=True)
     return 1 if supervisor.failed else 0

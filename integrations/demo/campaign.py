@@ -10,12 +10,11 @@ Everything runs on this machine, on a service and a site that are started for it
 from __future__ import annotations
 
 import argparse
-import signal
+import os
 import sys
 import time
 from concurrent.futures import as_completed
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -90,7 +89,9 @@ class Volume(ApplicationDefinition):
     site = "local"
 
     def run(self, parts: int) -> float:
-        shares = [float(open(f"../share{i}/share.txt").read()) for i in range(parts)]
+        from pathlib import Path
+
+        shares = [float(Path(f"../share{i}/share.txt").read_text()) for i in range(parts)]
         return 8.0 * sum(shares) / len(shares)
 
 
@@ -104,7 +105,7 @@ def sweep(sizes: list[int], starts: int, progress: Progress) -> Table:
             atoms = futures[future]
             best[atoms] = min(best.get(atoms, 0.0), future.result())
             progress.advance(bar)
-    table = Table(title="Lennard-Jones clusters: lowest energy found", title_justify="left")
+    table = Table(title="Lennard-Jones clusters: energies", title_justify="left")
     for heading in ("atoms", "energy", "best known"):
         table.add_column(heading, justify="right")
     for atoms in sizes:
@@ -112,21 +113,23 @@ def sweep(sizes: list[int], starts: int, progress: Progress) -> Table:
     return table
 
 
-def ensemble(rates: list[float], progress: Progress) -> Table:
+def ensemble(rates: list[float], data: Path, progress: Progress) -> Table:
     """Where the map comes to rest for each rate, read from the jobs' output."""
     bar = progress.add_task("command app: growth rates", total=len(rates))
     jobs = Job.objects.bulk_create(
-        Logistic.submit(f"logistic/r{rate:.2f}", rate=rate, label=f"r={rate:.2f}", save=False, tags={"demo": "logistic"})
+        Logistic.submit(
+            f"logistic/r{rate:.2f}", rate=rate, label=f"r={rate:.2f}", save=False, tags={"demo": "logistic"}
+        )
         for rate in rates
     )
     for job in Job.objects.as_completed(jobs):
         job.result()
         progress.advance(bar)
-    table = Table(title="Logistic map: after 20,000 generations", title_justify="left")
+    table = Table(title="Logistic map", title_justify="left")
     table.add_column("rate")
     table.add_column("population", justify="right")
-    for job in jobs:
-        label, value = (job.resolve_workdir(data_dir()) / "job.out").read_text().split()
+    for job in jobs[::4]:
+        label, value = (data / job.workdir / "job.out").read_text().split()
         table.add_row(label, value)
     return table
 
@@ -174,14 +177,19 @@ def run(deployment: Deployment, *, small: bool, console: Console) -> list[Table]
     BatchJob.objects.create(
         site_id=deployment.site_id, num_nodes=1, wall_time_min=10, job_mode="serial", queue="local", project="local"
     )
+    data = deployment.home / "site" / "data"
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:
         return [
             sweep([4, 5, 6] if small else list(BEST_KNOWN), 3 if small else 24, progress),
-            ensemble([2.8, 3.2] if small else [2.0 + 0.05 * i for i in range(40)], progress),
+            ensemble([2.8, 3.2] if small else [2.0 + 0.05 * i for i in range(40)], data, progress),
             dependency(2 if small else 3, progress),
         ]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\nInterrupted; everything has been shut down.", file=sys.stderr)
+        sys.exit(130)
