@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from balsam_exec.launcher.guardian import guard
+from balsam_exec.launcher.guardian import guarded
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,13 +17,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-job", type=int, required=True, help="the id of the batch job that is this allocation")
     arguments = parser.parse_args(argv)
 
-    def launch(guardian: int) -> int:
-        # Imported here: the guardian needs nothing of it, and stays small.
+    def launch(guardians: Sequence[int]) -> int:
+        # Imported here: the guardians need nothing of it, and stay small.
         from balsam_exec.launcher.launch import launch
 
-        return launch(arguments.site, arguments.batch_job, guardian)
+        return launch(arguments.site, arguments.batch_job, guardians)
 
-    return guard(launch)
+    return guarded(launch)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""Nothing outlives a launcher, not even one that is killed with SIGKILL.
+"""Nothing outlives a launcher, whichever of its processes is killed, and with SIGKILL at that.
 
-The process that the batch system starts and knows becomes the guardian: it forks the launcher proper, hands on signals,
-and adopts (as "child subreaper") every process below that loses its parent, whatever session or environment it has made
-for itself. When the launcher ends, for whatever reason, the guardian kills all that is left and exits with its code.
-When the guardian is killed, the launcher, in a session of its own, sees its pipe close, and ends its jobs at once.
+    guardian (the process the batch system starts and knows) -> guardian -> launcher proper -> jobs
+
+A guardian hands on signals and adopts, as "child subreaper", every process below that loses its parent, whatever
+session or environment it has made for itself. When what it guards has ended, it kills all that is left and exits with
+its code. The launcher holds a pipe to each guardian and ends its jobs at once when one of them is gone; that is why
+there are two: one is left to clear away what the dead one had adopted. All are in different sessions, so no signal to a
+process group reaches more than one.
 
 A parent-death signal would reach only direct children, and setting one takes a preexec_fn, which costs us vfork.
 """
@@ -13,29 +16,35 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 _PR_SET_CHILD_SUBREAPER = 36
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def guard(launch: Callable[[int], int]) -> int:
-    """Run `launch(pipe)` in a forked process; `pipe` becomes readable when this one is gone. Returns its exit code."""
+def guarded(launch: Callable[[Sequence[int]], int]) -> int:
+    """Run `launch(pipes)` below two guardians; each pipe becomes readable when a guardian is gone. Returns its exit
+    code, in each of the processes."""
+    return _guard(lambda first: _guard(lambda second: launch((first, second))))
+
+
+def _guard(work: Callable[[int], int]) -> int:
+    """Run `work(pipe)` in a forked process, and be its guardian."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "cannot become a subreaper")
     reader, writer = os.pipe()
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until there is somebody to hand them to
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until there is somebody to hand them to
     child = os.fork()
     if child == 0:
         os.close(writer)
         os.setsid()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-        return launch(reader)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        return work(reader)
     os.close(reader)
-    for signum in signals:
+    for signum in _SIGNALS:
         signal.signal(signum, lambda number, _: _hand_on(child, number))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     code = _wait_for(child)
     _kill_descendants()
     return code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 TTL = 60.0
 
 
-def launch(site: Path, batch_job_id: int, guardian: int | None = None) -> int:
+def launch(site: Path, batch_job_id: int, guardians: Iterable[int] = ()) -> int:
     """Run the site's jobs until the end of the allocation, or of the work. Returns the exit code of the process."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
@@ -39,7 +40,7 @@ def launch(site: Path, batch_job_id: int, guardian: int | None = None) -> int:
     mission = mission_of(directory.data, settings, batch_job, session.ttl_sec)
     launcher = Launcher(service, session, mission, os.environ)
     obey_signals(launcher)
-    if guardian is not None:
+    for guardian in guardians:
         obey_guardian(launcher, guardian)
     log.info("launcher of batch job %d, session %d, on %s", batch_job.id, session.id, mission.nodes)
     return 0 if run_to_the_end(launcher, service) else 1

@@ -158,11 +158,11 @@ def obey_signals(launcher: Launcher) -> None:
 
 
 def obey_guardian(launcher: Launcher, guardian: int) -> None:
-    """End at once when the guardian, the process the batch system knows, is gone: `guardian` is a pipe it holds."""
+    """End at once when a guardian is gone: `guardian` is a pipe whose other end it holds."""
 
     def gone(_: int) -> None:
         launcher.reactor.forget(guardian)
         os.close(guardian)
-        launcher.drain("the launcher's parent was killed", at_once=True)
+        launcher.drain("a guardian of the launcher was killed", at_once=True)
 
     launcher.reactor.watch(guardian, gone)

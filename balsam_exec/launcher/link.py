@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import uuid
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
@@ -27,7 +28,7 @@ class LauncherService(Protocol):
     over.
     """
 
-    def acquire(self, session_id: int, request: AcquireRequest) -> list[LeasedJob]: ...
+    def acquire(self, session_id: int, request: AcquireRequest, key: str) -> list[LeasedJob]: ...
 
     def report(self, session_id: int, reports: Sequence[Report]) -> None: ...
 
@@ -78,7 +79,8 @@ class Link:
 
     def _acquire(self) -> None:
         request = self._requests.get()
-        jobs = self._persist(lambda: self._service.acquire(self._session.id, request))
+        key = uuid.uuid4().hex  # so that jobs of an answer that was lost are given again
+        jobs = self._persist(lambda: self._service.acquire(self._session.id, request, key))
         for app_id, digest in {(job.app_id, job.app_digest) for job in jobs}:
             known = self.apps.get(app_id)
             if known is None or known.digest != digest:

@@ -10,7 +10,7 @@ from typing import Any
 
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.base import now
-from balsam_exec.model.errors import BalsamError, NotFound, StaleLease
+from balsam_exec.model.errors import BalsamError, NotFound, ServiceUnavailable, StaleLease
 from balsam_exec.model.jobs import Result
 from balsam_exec.model.sessions import AcquireRequest, LeasedJob, Report, SessionRecord
 from balsam_exec.model.states import Actor, JobState, check
@@ -36,6 +36,8 @@ class FakeService:
         self.closed = False
         self.fault: BalsamError | None = None  #: what every call raises
         self.report_fault: Callable[[Sequence[Report]], None] = lambda reports: None
+        self.lose_answers = 0  #: so many acquires are done and not answered
+        self._acquired: tuple[str, list[LeasedJob]] = "", []
         self._changed = threading.Condition()
         self._ids = 0
 
@@ -91,9 +93,11 @@ class FakeService:
     def session(self) -> SessionRecord:
         return SessionRecord(id=SESSION, site_id=1, expires=now() + timedelta(seconds=self.ttl), ttl_sec=self.ttl)
 
-    def acquire(self, session_id: int, request: AcquireRequest) -> list[LeasedJob]:
+    def acquire(self, session_id: int, request: AcquireRequest, key: str) -> list[LeasedJob]:
         with self._changed:
             self._check(session_id)
+            if key == self._acquired[0]:
+                return self._acquired[1]
             self.requests.append(request)
             self._changed.notify_all()
             deadline = time.monotonic() + request.timeout
@@ -103,6 +107,10 @@ class FakeService:
             found, self.waiting = self.waiting[: request.max_jobs], self.waiting[request.max_jobs :]
             found = [job.model_copy(update={"epoch": job.epoch + 1}) for job in found]
             self.leased.update((job.id, job) for job in found)
+            self._acquired = key, found
+            if self.lose_answers:
+                self.lose_answers -= 1
+                raise ServiceUnavailable("the answer was lost")
             return found
 
     def report(self, session_id: int, reports: Sequence[Report]) -> None:

@@ -82,6 +82,12 @@ def test_it_rides_out_an_absent_service(service: FakeService, launch: Launch) ->
     service.wait(ids)
 
 
+def test_jobs_of_a_lost_answer_are_not_lost(service: FakeService, launch: Launch) -> None:
+    service.lose_answers = 2
+    launch()
+    service.wait(service.add_jobs(service.add_app(command_template="true"), 5))
+
+
 def test_reports_survive_an_absent_service(service: FakeService, launch: Launch, tmp_path: Path) -> None:
     launch()
     app = service.add_app(command_template="echo $$; while [ ! -e go ]; do sleep 0.02; done")
