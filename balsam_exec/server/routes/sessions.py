@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
 
@@ -56,22 +56,21 @@ async def acquire(request: Request, session_id: PathId, user: User, key: Key = N
     wanted = await ACQUIRE.read(request)
     app = runtime(request)
 
-    async def attempt() -> list[dict[str, Any]]:
+    async def attempt() -> leases.Lease:
         return await app.write(leases.acquire, user, session_id, wanted, key)
 
-    if not wanted.timeout:
-        return answer({"jobs": await attempt()})
-    session = await app.write(leases.touch, user, session_id)
-    jobs = await until_found(
-        app.hub,
-        work_at(session["site_id"]),
-        request,
-        wanted.timeout,
-        attempt,
-        found=bool,
-        at_least_every=session["ttl_sec"] / 3,
-    )
-    return answer({"jobs": jobs})
+    lease = await attempt()
+    if not lease.jobs and wanted.timeout:
+        lease = await until_found(
+            app.hub,
+            work_at(lease.site_id),
+            request,
+            wanted.timeout,
+            attempt,
+            found=lambda lease: bool(lease.jobs),
+            at_least_every=lease.ttl_sec / 3,
+        )
+    return answer({"jobs": lease.jobs})
 
 
 @router.post("/{session_id}/report", **described(None, 204, REPORT))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
 
+from balsam_exec.model.base import MAX_ENTITY
 from balsam_exec.model.errors import InvalidRequest
 from balsam_exec.model.events import Kind
 from balsam_exec.model.queries import FeedQuery, Query
@@ -31,13 +32,11 @@ def read_feed(connection: Connection, owner_id: int, cursor: int | None, query: 
     head = store.head(connection, owner_id)
     if cursor is None or cursor >= head:
         return {"cursor": str(head if cursor is None else cursor), "events": []}
-    rows = store.after(connection, owner_id, cursor, head, query)
-    events = [dict(row._mapping) for row in rows]
+    events = store.after(connection, owner_id, cursor, head, query)
+    exhausted = len(events) < query.limit
     if query.include_results:
         events, complete = _with_results(connection, events)
-    else:
-        complete = True
-    exhausted = complete and len(rows) < query.limit
+        exhausted = exhausted and complete
     return {"cursor": str(head if exhausted else events[-1]["id"]), "events": events}
 
 
@@ -46,7 +45,7 @@ def _with_results(connection: Connection, events: list[dict[str, Any]]) -> tuple
     ending = {event["subject_id"] for event in events if _ends(event)}
     if not ending:
         return events, True
-    sizes = store.result_sizes(connection, ending)
+    sizes = _sizes(connection, ending)
     budget = BUDGET
     kept = events
     for index, event in enumerate(events):
@@ -59,6 +58,11 @@ def _with_results(connection: Connection, events: list[dict[str, Any]]) -> tuple
         if _ends(event):
             event["result"] = results.get(event["subject_id"]) or _plain(event["to_state"], None)
     return kept, len(kept) == len(events)
+
+
+def _sizes(connection: Connection, ids: Collection[int]) -> dict[int, int]:
+    """How large the results of the jobs are; nothing where they cannot be too large together."""
+    return store.result_sizes(connection, ids) if len(ids) * 2 * MAX_ENTITY > BUDGET else {}
 
 
 def _ends(event: Mapping[str, Any]) -> bool:
@@ -74,7 +78,7 @@ def _plain(state: str, return_code: int | None) -> dict[str, Any]:
 def results(connection: Connection, owner_id: int, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
     """How those of the jobs that have ended did, up to the budget: who misses one asks again."""
     ended = store.ended(connection, owner_id, sorted(set(ids)))
-    sizes = store.result_sizes(connection, ended)
+    sizes = _sizes(connection, ended)
     budget = BUDGET
     chosen: list[int] = []
     for job_id in ended:

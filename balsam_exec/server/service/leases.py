@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from balsam_exec.model.errors import NotFound, StaleLease
 from balsam_exec.model.jobs import Result
@@ -35,6 +35,14 @@ class Verdict(Enum):
     APPLY = 1
     REPETITION = 2  #: recorded before; the answer was lost
     STALE = 3  #: the lease is over
+
+
+class Lease(NamedTuple):
+    """What an acquire gave, and what one needs to wait for more."""
+
+    jobs: list[dict[str, Any]]
+    site_id: int
+    ttl_sec: float
 
 
 def judge(job: JobRow, report: Report, session_id: int) -> Verdict:
@@ -74,9 +82,7 @@ def session_record(row: Any) -> dict[str, Any]:
     }
 
 
-def acquire(
-    unit: Unit, owner_id: int, session_id: int, request: AcquireRequest, key: str | None = None
-) -> list[dict[str, Any]]:
+def acquire(unit: Unit, owner_id: int, session_id: int, request: AcquireRequest, key: str | None = None) -> Lease:
     """Lease what fits the request. With the key of the last call that gave something, the same is given again."""
     session = _living(unit, owner_id, session_id)
     if key is not None and session.acquire_key == key:
@@ -85,13 +91,10 @@ def acquire(
         ids = store.lease(unit.connection, session.site_id, session_id, request, BUDGET)
         if ids and key is not None:
             store.remember(unit.connection, session_id, key, ids)
-    return [_leased(row) for row in store.leased(unit.connection, session_id, ids)] if ids else []
-
-
-def _leased(row: Any) -> dict[str, Any]:
-    found: dict[str, Any] = dict(row._mapping)
-    found["restarted"] = found.pop("state") == JobState.RESTART_READY
-    return found
+    jobs = store.leased(unit.connection, session_id, ids) if ids else []
+    for job in jobs:
+        job["restarted"] = job.pop("state") == JobState.RESTART_READY
+    return Lease(jobs, session.site_id, session.ttl / 1_000_000)
 
 
 def report(unit: Unit, owner_id: int, session_id: int, reports: Sequence[Report]) -> None:

@@ -42,6 +42,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
         "busy_timeout=30000",
         "journal_mode=WAL",
         "synchronous=NORMAL",
+        "wal_autocheckpoint=4000",
         "foreign_keys=ON",
         "temp_store=MEMORY",
         "cache_size=-8000",

@@ -10,6 +10,7 @@ from balsam_exec.model.events import Kind
 from balsam_exec.model.queries import Query
 from balsam_exec.server.store import filters
 from balsam_exec.server.store.schema import events, job_tags
+from balsam_exec.server.store.types import dicts
 
 _FIELDS: dict[str, ColumnElement[Any]] = {
     **{column.name: column for column in events.c},
@@ -30,4 +31,4 @@ def listing(connection: Connection, owner_id: int, query: Query) -> list[dict[st
         )
         where.append(events.c.subject_id.in_(tagged))
     statement = filters.paged(select(*_COLUMNS).where(*where), query, _FIELDS, events.c.id)
-    return [dict(row) for row in connection.execute(statement).mappings()]
+    return dicts(connection.execute(statement))

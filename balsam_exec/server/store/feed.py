@@ -13,7 +13,7 @@ from balsam_exec.model.states import TERMINAL
 from balsam_exec.server.store.dialect import any_of
 from balsam_exec.server.store.filters import tag_pairs
 from balsam_exec.server.store.schema import events, job_results, job_tags, jobs
-from balsam_exec.server.store.types import AnyRow, IdList
+from balsam_exec.server.store.types import IdList, dicts
 
 _HEAD = select(func.max(events.c.id)).where(events.c.owner_id == bindparam("owner"))
 _ENDED = [state.value for state in sorted(TERMINAL)]
@@ -45,7 +45,7 @@ def head(connection: Connection, owner_id: int) -> int:
     return connection.execute(_HEAD, {"owner": owner_id}).scalar() or 0
 
 
-def after(connection: Connection, owner_id: int, cursor: int, head: int, query: FeedQuery) -> list[AnyRow]:
+def after(connection: Connection, owner_id: int, cursor: int, head: int, query: FeedQuery) -> list[dict[str, Any]]:
     """The first events the query asks for among those after the cursor, up to the head."""
     statement = _AFTER
     if query.kind:
@@ -64,17 +64,16 @@ def after(connection: Connection, owner_id: int, cursor: int, head: int, query: 
         )
         statement = statement.where(or_(events.c.kind != Kind.JOB.value, has_tag.exists()))
     parameters = {"owner": owner_id, "after": cursor, "head": head, "limit": query.limit}
-    return list(connection.execute(statement, parameters))
+    return dicts(connection.execute(statement, parameters))
 
 
 def result_sizes(connection: Connection, ids: Iterable[int]) -> dict[int, int]:
     """Bytes of the values and exceptions of those of the jobs that have a result."""
-    return dict(connection.execute(_SIZES, {"ids": sorted(ids)}).tuples().all())
+    return dict(connection.execute(_SIZES, {"ids": sorted(ids)}).all())
 
 
 def results(connection: Connection, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    rows = connection.execute(_RESULTS, {"ids": ids}).mappings()
-    return {row["job_id"]: {key: value for key, value in row.items() if key != "job_id"} for row in rows}
+    return {row.pop("job_id"): row for row in dicts(connection.execute(_RESULTS, {"ids": ids}))}
 
 
 def ended(connection: Connection, owner_id: int, ids: Sequence[int]) -> dict[int, tuple[str, int | None]]:

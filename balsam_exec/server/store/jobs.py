@@ -155,7 +155,7 @@ def write_states(connection: Connection, changed: Iterable[tuple[JobRow, int]], 
 
 def change_pending(connection: Connection, parent_ids: Iterable[int], change: int) -> list[JobRow]:
     """Each of these parents now counts `change` more among the unfinished ones of its children. The children."""
-    counts: dict[int, int] = dict(connection.execute(_CHILDREN, {"ids": list(parent_ids)}).tuples().all())
+    counts: dict[int, int] = dict(connection.execute(_CHILDREN, {"ids": list(parent_ids)}).all())
     if not counts:
         return []
     children = [JobRow.of(row) for row in connection.execute(_LOCK_CHILDREN, {"ids": sorted(counts)})]

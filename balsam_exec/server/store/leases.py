@@ -7,12 +7,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, text, update
 
+from balsam_exec.model.base import MAX_ENTITY
 from balsam_exec.model.queries import Query
 from balsam_exec.model.sessions import AcquireRequest, SessionSpec
 from balsam_exec.server.store import filters
 from balsam_exec.server.store.dialect import any_of
 from balsam_exec.server.store.schema import RUNNABLE_UNLEASED, apps, job_payloads, job_tags, jobs, sessions
-from balsam_exec.server.store.types import AnyRow, IdList, micros
+from balsam_exec.server.store.types import AnyRow, IdList, dicts, micros
 
 _IDS = bindparam("ids", type_=IdList())
 _LIMIT = 2**31 - 1  # what a launcher says it has room for may be any number; a column holds no more
@@ -92,7 +93,8 @@ def lease(connection: Connection, site_id: int, session_id: int, request: Acquir
     ids = list(connection.execute(query, parameters).scalars())
     if not ids:
         return []
-    ids = _within(budget, ids, dict(connection.execute(_SIZES, {"ids": ids}).tuples().all()))
+    if len(ids) * MAX_ENTITY > budget:
+        ids = _within(budget, ids, dict(connection.execute(_SIZES, {"ids": ids}).all()))
     connection.execute(_LEASE, {"ids": ids, "session": session_id})
     return ids
 
@@ -108,9 +110,9 @@ def _within(budget: int, ids: Sequence[int], sizes: dict[int, int]) -> list[int]
     return taken
 
 
-def leased(connection: Connection, session_id: int, ids: Sequence[int]) -> list[AnyRow]:
+def leased(connection: Connection, session_id: int, ids: Sequence[int]) -> list[dict[str, Any]]:
     """All that is needed to run those of the jobs that the session holds."""
-    return list(connection.execute(_WITH_PAYLOAD, {"ids": ids, "session": session_id}))
+    return dicts(connection.execute(_WITH_PAYLOAD, {"ids": ids, "session": session_id}))
 
 
 def remember(connection: Connection, session_id: int, key: str, ids: Sequence[int]) -> None:

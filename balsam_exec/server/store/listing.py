@@ -12,7 +12,7 @@ from balsam_exec.server.store import filters
 from balsam_exec.server.store.dialect import any_of
 from balsam_exec.server.store.jobs import STATE_COLUMNS
 from balsam_exec.server.store.schema import apps, job_counts, job_edges, job_payloads, job_tags, jobs
-from balsam_exec.server.store.types import IdList
+from balsam_exec.server.store.types import IdList, dicts
 
 _JOB_FIELDS = (
     *("id", "app_id", "site_id", "state", "batch_job_id", "return_code", "created", "last_update"),
@@ -90,7 +90,7 @@ def job(connection: Connection, owner_id: int, job_id: int) -> dict[str, Any] | 
 
 
 def _records(connection: Connection, statement: Select[Any]) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = [{**row, "parent_ids": []} for row in connection.execute(statement).mappings()]
+    records: list[dict[str, Any]] = [{**row, "parent_ids": []} for row in dicts(connection.execute(statement))]
     by_id = {record["id"]: record for record in records}
     if by_id:
         for child_id, parent_id in connection.execute(_PARENTS, {"ids": list(by_id)}):
@@ -111,7 +111,7 @@ def count(connection: Connection, owner_id: int, query: Query) -> int:
 def state_counts(connection: Connection, owner_id: int, query: Query) -> dict[str, int]:
     """How many of the jobs that match are in each state."""
     statement, _ = _selection(owner_id, query, [jobs.c.state, func.count()])
-    return dict(connection.execute(statement.group_by(jobs.c.state)).tuples().all())
+    return dict(connection.execute(statement.group_by(jobs.c.state)).all())
 
 
 def counted_states(connection: Connection, owner_id: int, site_ids: Sequence[int]) -> dict[str, int]:

@@ -38,4 +38,4 @@ def unfinished(connection: Connection, job_ids: Sequence[int]) -> set[tuple[int,
     query = select(transfers.c.job_id, transfers.c.direction).where(
         any_of(transfers.c.job_id, _IDS), transfers.c.state != TransferState.DONE.value
     )
-    return set(connection.execute(query, {"ids": job_ids}).tuples())
+    return set(connection.execute(query, {"ids": job_ids}))

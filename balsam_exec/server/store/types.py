@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 from pydantic_core import from_json
-from sqlalchemy import BigInteger, Dialect, Text
+from sqlalchemy import BigInteger, Dialect, Result, Text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -41,6 +41,12 @@ def encode(value: Any) -> str | None:
         return _encode(value)
     except ValueError:
         raise InvalidRequest("JSON has no infinity and no NaN: send null or a string") from None
+
+
+def dicts(result: Result[*tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """The rows as dicts. Their keys are plain strings: SQLAlchemy's own kind of them is slow to write as JSON."""
+    names = [str(name) for name in result.keys()]  # noqa: SIM118 - a result is no dict
+    return [dict(zip(names, row, strict=True)) for row in result]
 
 
 class Moment(TypeDecorator[datetime]):
