@@ -27,6 +27,19 @@ PUBLIC = {
         "Site",
         "__version__",
     },
+    "balsam_exec.api": {
+        "App",
+        "ApplicationDefinition",
+        "BatchJob",
+        "BatchJobState",
+        "Client",
+        "EventLog",
+        "Job",
+        "JobState",
+        "Site",
+        "TransferItem",
+        "WaitResult",
+    },
 }
 #: What `import balsam_exec` must not load: each costs more than all of it may.
 HEAVY = {
@@ -106,7 +119,7 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "BSD-3-Clause"
     extras = set(metadata.get_all("Provides-Extra"))
-    assert extras == {"postgres", "libensemble", "parsl", "mpi", "globus", "dashboard", "all"}
+    assert extras == {"postgres", "libensemble", "parsl", "mpi", "globus", "dashboard", "demo", "all"}
 
 
 def test_every_dependency_has_a_lower_bound_and_no_upper_one() -> None:
