@@ -83,6 +83,7 @@ class Resource:
             )
 
     def __init__(self, **values: Any) -> None:
+        self._writable("create", self.routes.spec)
         self._client: Client | None = self._bound
         self._record: Any = None
         self._values: dict[str, Any] = {}
