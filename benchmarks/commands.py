@@ -18,23 +18,23 @@ def balsam_rate(tasks: int) -> float:
     """Jobs a second from bulk_create to the last JOB_FINISHED, in a running allocation."""
     with Deployment.start(temporary=True) as deployment:
         client = Client(deployment.service())
+        here = client.Site.objects.first()
 
         class Nothing(ApplicationDefinition):
-            site = deployment.site_id
+            site = here
             command_template = "true"
 
-        app = client.service.put_app(Nothing.spec(deployment.site_id))
         client.BatchJob.objects.create(
-            site_id=deployment.site_id, num_nodes=1, wall_time_min=10, job_mode="serial", idle_ttl_sec=60
+            site_id=here.id, num_nodes=1, wall_time_min=10, job_mode="serial", idle_ttl_sec=60
         )
 
         def run(name: str, count: int) -> None:
-            jobs = [client.Job(f"{name}/{n}", app_id=app.id, node_packing_count=SLOTS) for n in range(count)]
-            jobs = client.Job.objects.bulk_create(jobs)
-            done, waiting = client.Job.objects.wait(jobs, timeout=300)
+            jobs = [Nothing.submit(f"{name}/{n}", node_packing_count=SLOTS, save=False) for n in range(count)]
+            done, waiting = client.Job.objects.wait(client.Job.objects.bulk_create(jobs), timeout=300)
             if waiting or {job.state for job in done} != {"JOB_FINISHED"}:
                 raise SystemExit("not all jobs are finished")
 
+        Nothing.sync()
         run("warm-up", 20)
         start = time.perf_counter()
         run("measured", tasks)
