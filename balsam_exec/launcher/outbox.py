@@ -18,16 +18,15 @@ _OVERHEAD = 300
 
 
 class Outbox:
-    """One batch is under way at a time, and all that gathers meanwhile goes with the next.
-
-    RUNNING alone lingers: a short task has ended by then, and one request tells both.
-    """
+    """One batch is under way at a time, and all that gathers meanwhile goes with the next. Reports linger a little for
+    company, unless one of them is urgent."""
 
     def __init__(self, linger: float) -> None:
         self._linger = linger
         self._waiting: deque[Report] = deque()
         self._under_way: list[Report] = []
         self._due = math.inf
+        self._urgent = False
         self._limit = MAX_BULK
 
     def __len__(self) -> int:
@@ -36,16 +35,20 @@ class Outbox:
 
     @property
     def due(self) -> float:
-        """When `take` will have something to give, infinity if nothing waits or a batch is under way."""
+        """When `take` will have something to give at the latest, infinity if nothing waits or a batch is under way."""
         return math.inf if self._under_way else self._due
 
-    def put(self, report: Report, now: float) -> None:
+    def put(self, report: Report, now: float, *, urgent: bool) -> None:
         self._waiting.append(report)
-        self._due = min(self._due, now + self._linger if report.state is JobState.RUNNING else now)
+        self._due = min(self._due, now + self._linger)
+        self._urgent = self._urgent or urgent
 
-    def take(self, now: float) -> list[Report]:
-        """The next batch, empty if none is due. It is under way until `delivered`, `stale` or `refused`."""
-        if self.due > now:
+    def take(self, now: float, *, patient: bool = False) -> list[Report]:
+        """The next batch, empty if none is due; `patient`: what is urgent lingers as well. It is under way until
+        `delivered`, `stale` or `refused`."""
+        if self._under_way or not self._waiting:
+            return []
+        if self._due > now and (patient or not self._urgent):
             return []
         size, count = 0, 0
         for report in islice(self._waiting, self._limit):
@@ -55,6 +58,7 @@ class Outbox:
             count += 1
         self._under_way = [self._waiting.popleft() for _ in range(count)]
         self._due = now if self._waiting else math.inf
+        self._urgent = bool(self._waiting)
         return self._under_way.copy()
 
     def delivered(self) -> None:
@@ -67,6 +71,8 @@ class Outbox:
 
     def forget(self, job_ids: Collection[int]) -> None:
         self._waiting = deque(report for report in self._waiting if report.job_id not in job_ids)
+        if not self._waiting:
+            self._due = math.inf
 
     def refused(self, why: str, now: float) -> Report | None:
         """The service found fault with the batch. It is halved until the report that it does not like stands alone;

@@ -148,7 +148,7 @@ class Terms:
     idle: float = math.inf  #: without work, before it ends
     margin: float = 15.0  #: before the end of the wall time, to end jobs and report
     grace: float = 5.0  #: between SIGTERM and SIGKILL
-    linger: float = 0.02  #: of a lone RUNNING
+    linger: float = 0.02  #: of reports that are not urgent
     prefetch: float = 0.4  #: of work to hold in advance
     patience: float = 20.0  #: of the first job in the backlog, while others pass it
 
@@ -341,7 +341,9 @@ class Pilot:
             actions.append(Acquire(wanted, None if math.isinf(left) else int(left / 60)))
 
     def _send(self, now: float, actions: list[Action]) -> None:
-        if not self._lost and (reports := self._outbox.take(now)):
+        # While more work waits here, ends may linger too: nobody can be waiting to send us the next job, and the
+        # service is spared many small batches.
+        if not self._lost and (reports := self._outbox.take(now, patient=bool(self._backlog))):
             actions.append(Send(tuple(reports)))
 
     def _exit_when_done(self, actions: list[Action]) -> None:
@@ -372,7 +374,8 @@ class Pilot:
     ) -> None:
         at = datetime.fromtimestamp(self._epoch + now, UTC)
         report = Report(job_id=job.id, epoch=job.epoch, state=state, timestamp=at, data=data or {}, result=result)
-        self._outbox.put(report, now)
+        # A short task has ended soon after it began, and then one request tells both.
+        self._outbox.put(report, now, urgent=state is not JobState.RUNNING)
 
 
 class _Rate:

@@ -25,7 +25,7 @@ def report(job_id: int, state: JobState | None = JobState.RUN_DONE, size: int = 
 def outbox_of(*reports: Report) -> Outbox:
     outbox = Outbox(LINGER)
     for each in reports:
-        outbox.put(each, 0)
+        outbox.put(each, 0, urgent=True)
     return outbox
 
 
@@ -33,20 +33,27 @@ def ids(reports: Iterable[Report]) -> list[int]:
     return [each.job_id for each in reports]
 
 
-def test_running_lingers_until_an_end_comes() -> None:
-    outbox = outbox_of(report(1, JobState.RUNNING))
+def test_reports_linger_until_one_is_urgent() -> None:
+    outbox = Outbox(LINGER)
+    outbox.put(report(1, JobState.RUNNING), 0, urgent=False)
     assert (outbox.due, outbox.take(0.01)) == (LINGER, [])
-    outbox.put(report(2, JobState.RUNNING), 0.015)
+    outbox.put(report(2, JobState.RUNNING), 0.015, urgent=False)
     assert outbox.due == LINGER
-    outbox.put(report(1), 0.016)
-    assert outbox.due == 0.016
+    outbox.put(report(1), 0.016, urgent=True)
+    assert outbox.take(0.016, patient=True) == []
     assert ids(outbox.take(0.016)) == [1, 2, 1]
+
+
+def test_even_with_patience_nothing_lingers_for_long() -> None:
+    outbox = outbox_of(report(1))
+    assert outbox.take(LINGER / 2, patient=True) == []
+    assert ids(outbox.take(LINGER, patient=True)) == [1]
 
 
 def test_one_batch_at_a_time() -> None:
     outbox = outbox_of(report(1))
     assert ids(outbox.take(0)) == [1]
-    outbox.put(report(2), 1)
+    outbox.put(report(2), 1, urgent=True)
     assert (outbox.due, outbox.take(1), len(outbox)) == (math.inf, [], 2)
     outbox.delivered()
     assert ids(outbox.take(1)) == [2]
@@ -57,9 +64,17 @@ def test_one_batch_at_a_time() -> None:
 def test_stale_jobs_are_forgotten_and_the_rest_goes_again_first() -> None:
     outbox = outbox_of(report(1), report(2), report(3))
     outbox.take(0)
-    outbox.put(report(4), 0)
+    outbox.put(report(4), 0, urgent=True)
     outbox.stale({2}, 1)
     assert ids(outbox.take(1)) == [1, 3, 4]
+
+
+def test_what_is_forgotten_is_not_due() -> None:
+    outbox = outbox_of(report(1), report(1), report(2))
+    outbox.forget({1})
+    assert (outbox.due, len(outbox)) == (LINGER, 1)
+    outbox.forget({2})
+    assert (outbox.due, outbox.take(1)) == (math.inf, [])
 
 
 def test_large_results_are_spread_over_batches() -> None:
@@ -111,7 +126,7 @@ def test_every_report_is_delivered_once_in_order(moves: list[str]) -> None:
         match move:
             case "put":
                 count += 1
-                outbox.put(report(count, JobState.RUNNING if count % 2 else JobState.RUN_DONE), clock)
+                outbox.put(report(count), clock, urgent=count % 2 == 0)
             case "tick":
                 clock += 2 * LINGER
             case "take":

@@ -107,6 +107,15 @@ def test_a_long_job_is_told_to_run_after_a_moment() -> None:
     assert ship.reports() == [(1, JobState.RUNNING)]
 
 
+def test_ends_linger_while_more_work_waits() -> None:
+    ship = Ship(cores=1)
+    ship.step(Arrived((job(1), job(2), job(3))))
+    ship.step(Ended(1, DONE))
+    assert ship.reports() == []
+    ship.step(Ended(2, DONE), after=0.001)
+    assert [job_id for job_id, _ in ship.reports()] == [1, 1, 2, 2, 3]
+
+
 def test_jobs_wait_for_their_place_and_small_ones_may_pass() -> None:
     ship = Ship(cores=4)
     ship.step(Arrived((job(1), job(2, node_packing_count=1), job(3))))
