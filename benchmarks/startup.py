@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
@@ -37,30 +38,31 @@ def balsam(command: str, environment: dict[str, str]) -> None:
         raise SystemExit(f"balsam {command}: {done.stdout}{done.stderr}")
 
 
-def processes(home: str) -> dict[str, psutil.Process]:
+def processes(home: str) -> dict[str, list[psutil.Process]]:
     """The processes of the deployment at `home`, by the module they run."""
-    found = {}
+    found = defaultdict(list)
     for process in psutil.process_iter():
         try:
             if process.environ().get("BALSAM_HOME") == home:
                 command = process.cmdline()
                 if "-m" in command:
-                    found[command[command.index("-m") + 1].removeprefix("balsam_exec.")] = process
+                    found[command[command.index("-m") + 1].removeprefix("balsam_exec.")].append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
 
 
+#: Starts a launcher and waits until it has run a job, and so is ready and idle.
 LAUNCH = """
-from balsam_exec.api import BatchJob, Site
-from balsam_exec.model.states import BatchJobState
-site = Site.objects.first()
-job = BatchJob.objects.create(site_id=site.id, num_nodes=1, wall_time_min=10, idle_ttl_sec=600)
-import time
-deadline = time.monotonic() + 30
-while job.state != BatchJobState.RUNNING and time.monotonic() < deadline:
-    time.sleep(0.1)
-    job.refresh_from_db()
+from balsam_exec.api import ApplicationDefinition, BatchJob, Job, Site
+here = Site.objects.first()
+class Nothing(ApplicationDefinition):
+    site = here
+    command_template = "true"
+job = Nothing.submit("nothing")
+BatchJob.objects.create(site_id=here.id, num_nodes=1, wall_time_min=10, idle_ttl_sec=600)
+done, waiting = Job.objects.wait([job], timeout=60)
+assert not waiting
 """
 
 
@@ -89,19 +91,23 @@ def measure(options: argparse.Namespace) -> Report:
     return report
 
 
-def idle(report: Report, found: dict[str, psutil.Process]) -> None:
+def idle(report: Report, found: dict[str, list[psutil.Process]]) -> None:
+    """Memory is the proportional set size: pages that processes share are counted once."""
     time.sleep(2)  # what starting left to do
-    before = {name: sum(process.cpu_times()[:2]) for name, process in found.items()}
+    before = {name: cpu_seconds(group) for name, group in found.items()}
     time.sleep(IDLE_SEC)
     limits = {"server": 120, "launcher": 60}
-    for name, process in sorted(found.items()):
-        memory = process.memory_info().rss / 2**20
+    for name, group in sorted(found.items()):
+        title = f"{name} ({len(group)} processes)" if len(group) > 1 else name
+        memory = sum(process.memory_full_info().pss for process in group) / 2**20
         limit = limits.get(name)
-        report.add(
-            f"{name}: memory", [memory], "MiB", f"under {limit}" if limit else "", memory < limit if limit else None
-        )
-        load = 100 * (sum(process.cpu_times()[:2]) - before[name]) / IDLE_SEC
-        report.add(f"{name}: CPU", [load], "%", "near 0", load < 1)
+        report.add(f"{title}: memory", [memory], "MiB", *(() if limit is None else (f"under {limit}", memory < limit)))
+        load = 100 * (cpu_seconds(group) - before[name]) / IDLE_SEC
+        report.add(f"{title}: CPU", [load], "%", "near 0", load < 1)
+
+
+def cpu_seconds(group: list[psutil.Process]) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in group)
 
 
 if __name__ == "__main__":
