@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from balsam_exec.apps.templates import render
 from balsam_exec.launcher import outcomes
 from balsam_exec.launcher.pilot import Ended, Outcome
 from balsam_exec.launcher.reactor import Reactor
@@ -46,6 +45,8 @@ class CommandRunner:
 
     def start(self, job: LeasedJob, app: AppRecord, workdir: Path, environment: Mapping[str, str]) -> None:
         """Raises BalsamError or OSError if it cannot be started."""
+        from balsam_exec.apps.templates import render  # Jinja2: many launchers never run a command
+
         assert app.command_template is not None
         line = render(app.command_template, app.parameters, job.parameters, app.name)
         prefix = launch_prefix(job, environment)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import selectors
+import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from balsam_exec.launcher.pilot import Event
 
@@ -21,6 +23,8 @@ class Reactor:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._events: deque[Event] = deque()
+        self._closed = False
+        self._closing = threading.RLock()  # reentrant: a signal handler may post in the midst of `close`
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.watch(self._wake_reader, self._drain_wake)
 
@@ -39,11 +43,11 @@ class Reactor:
         self._events.append(event)
 
     def post(self, event: Event) -> None:
+        """After `close` nobody hears it."""
         self._events.append(event)
-        try:
-            os.write(self._wake_writer, b"\0")
-        except BlockingIOError:
-            return  # the pipe is full: it will wake anyway
+        with self._closing, suppress(BlockingIOError):  # a full pipe wakes as well
+            if not self._closed:
+                os.write(self._wake_writer, b"\0")
 
     def run(self, timeout: float | None) -> list[Event]:
         """The events of one turn, after waiting for them for at most `timeout` seconds."""
@@ -55,13 +59,13 @@ class Reactor:
         return found
 
     def close(self) -> None:
+        with self._closing:
+            self._closed = True
         self._selector.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
 
     def _drain_wake(self, _: int) -> None:
-        try:
+        with suppress(BlockingIOError):
             while os.read(self._wake_reader, 4096):
                 continue
-        except BlockingIOError:
-            return

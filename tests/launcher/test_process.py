@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -84,13 +85,21 @@ def proper_of(launcher: psutil.Process) -> psutil.Process:
     return guarded_by(guarded_by(launcher))
 
 
+@contextmanager
+def allocation_of(live: LiveService, directory: Path) -> Iterator[Allocation]:
+    made = Allocation(live, directory)
+    try:
+        yield made
+    finally:
+        if made.process is not None and made.process.poll() is None:
+            made.process.terminate()
+            made.process.wait(20)
+
+
 @pytest.fixture
-def allocation(live_service: LiveService, tmp_path: Path) -> Iterator[Allocation]:
-    made = Allocation(live_service, tmp_path / "site")
-    yield made
-    if made.process is not None and made.process.poll() is None:
-        made.process.terminate()
-        made.process.wait(20)
+def allocation(start_service: Callable[[str], LiveService], sqlite_url: str, tmp_path: Path) -> Iterator[Allocation]:
+    with allocation_of(start_service(sqlite_url), tmp_path / "site") as made:
+        yield made
 
 
 @pytest.fixture
@@ -133,7 +142,12 @@ def busy(allocation: Allocation) -> tuple[Allocation, list[int], list[int]]:
     return allocation, ids, pids
 
 
-def test_a_campaign(allocation: Allocation) -> None:
+def test_a_campaign(live_service: LiveService, tmp_path: Path) -> None:
+    with allocation_of(live_service, tmp_path / "site") as allocation:
+        run_campaign(allocation)
+
+
+def run_campaign(allocation: Allocation) -> None:
     service = allocation.service
     command, calls = allocation.command("echo {{ x }}"), allocation.calls()
     specs = [
@@ -227,20 +241,15 @@ def test_the_service_may_restart_in_the_middle(
     start_service: Callable[[str], LiveService], sqlite_url: str, tmp_path: Path
 ) -> None:
     live = start_service(sqlite_url)
-    allocation = Allocation(live, tmp_path / "site")
-    calls = allocation.calls()
-    specs = [
-        JobSpec(app_id=calls.id, workdir="w", node_packing_count=2, arguments=payload.dump_call(abs, (-i,), {}))
-        for i in range(1000)
-    ]
-    ids = [job.id for job in allocation.service.create_jobs(specs)]
-    allocation.launch()
-    try:
+    with allocation_of(live, tmp_path / "site") as allocation:
+        calls = allocation.calls()
+        specs = [
+            JobSpec(app_id=calls.id, workdir="w", node_packing_count=2, arguments=payload.dump_call(abs, (-i,), {}))
+            for i in range(1000)
+        ]
+        ids = [job.id for job in allocation.service.create_jobs(specs)]
+        allocation.launch()
         allocation.wait(ids[:100], JobState.JOB_FINISHED)
         live.restart()
         for start in range(0, 1000, 200):
             allocation.wait(ids[start : start + 200], JobState.JOB_FINISHED)
-    finally:
-        assert allocation.process is not None
-        allocation.process.terminate()
-        assert allocation.end() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import signal
 import subprocess
@@ -170,7 +171,11 @@ def test_a_death_fails_only_its_job(bench: Bench, death: Callable[[], Any], text
         print("last words", flush=True)
         death()
 
-    others = [bench.submit(lambda i=i: time.sleep(0.05) or i) for i in range(4)]
+    def slow(i: int) -> int:
+        time.sleep(0.05)
+        return i
+
+    others = [bench.submit(slow, i) for i in range(4)]
     doomed = bench.submit(die, workdir="doomed")
     with pytest.raises(WorkerDied, match=text) as caught:
         bench.result(doomed)
@@ -249,7 +254,7 @@ def test_the_environment_is_restored(warm: Bench, monkeypatch: pytest.MonkeyPatc
 def test_stdout_is_restored_whatever_the_last_job_did(warm: Bench) -> None:
     def close() -> None:
         sys.stdout.close()
-        sys.stderr = None  # type: ignore[assignment]
+        sys.stderr = None
         os.close(1)
 
     warm.run(close)
@@ -296,9 +301,7 @@ def test_modules_beside_the_caller_s_script_can_be_imported(
     launch()
     sys.path.append(str(tmp_path / "beside"))
     try:
-        import my_own_module
-
-        arguments = payload.dump_call(my_own_module.f, (), {})
+        arguments = payload.dump_call(importlib.import_module("my_own_module").f, (), {})
     finally:
         sys.path.remove(str(tmp_path / "beside"))
     job_id = service.add_job(app, arguments=arguments)
@@ -415,8 +418,12 @@ def test_a_forked_child_that_returns_does_no_harm(warm: Bench) -> None:
 
 
 def test_a_worker_that_closes_its_channel_is_replaced(warm: Bench) -> None:
+    def close_everything() -> None:
+        os.closerange(3, 200)
+        time.sleep(30)
+
     with pytest.raises(WorkerDied):
-        warm.run(lambda: (os.closerange(3, 200), time.sleep(30)))
+        warm.run(close_everything)
     assert warm.run(abs, -4) == 4
 
 
