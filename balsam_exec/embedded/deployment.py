@@ -143,8 +143,11 @@ class Deployment:
             stop(self.home)
         elif self._supervisor.returncode is None:
             _end(self._supervisor)
+            state = read_json(self._layout.state_file)
+            if state:  # it was killed
+                _end_leftovers(self._layout, state)
             if self._removes:
-                shutil.rmtree(self.home, ignore_errors=True)  # the supervisor did, unless it was killed
+                shutil.rmtree(self.home, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self

@@ -83,4 +83,4 @@ def recorded(state: dict[str, Any], part: str) -> Process | None:
 
 def without_password(database: str) -> str:
     """A database's URL that may be shown."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", database)
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", database)

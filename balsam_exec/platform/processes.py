@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -80,20 +79,28 @@ class Process:
             self.send(signal.SIGKILL)
             self.wait(timeout)
 
-    def session(self) -> Iterator[Process]:
-        """The living processes, itself apart, of the session that it leads or led, whatever their process groups.
+    def followers(self) -> list[Process]:
+        """The living processes that it started, they started and so on, and all others of the session that it leads or
+        led; not itself. What was started by a process that has ended is missed, unless it is of the session.
 
         The kernel gives a pid to nobody else while a session bears its number.
         """
         leader = Process.of(self.pid)
         if leader not in (None, self):
-            return
-        for name in os.listdir("/proc"):
-            if name.isdigit() and (fields := _stat(int(name))) and int(fields[3]) == self.pid != int(name):
-                yield Process(int(name), int(fields[19]))
+            return []
+        table = {pid: fields for name in os.listdir("/proc") if name.isdigit() and (fields := _stat(pid := int(name)))}
+        children: dict[int, list[int]] = {}
+        for pid, fields in table.items():
+            children.setdefault(int(fields[1]), []).append(pid)
+        found = {pid for pid, fields in table.items() if int(fields[3]) == self.pid}
+        pending = [self.pid, *found]
+        while pending:
+            below = [pid for pid in children.get(pending.pop(), []) if pid not in found]
+            found.update(below)
+            pending += below
+        return [Process(pid, int(table[pid][19])) for pid in sorted(found - {self.pid})]
 
-    def kill_session(self) -> None:
-        """SIGKILL every process of its session but itself."""
-        for member in self.session():
+    def kill_followers(self) -> None:
+        for process in self.followers():
             with suppress(PermissionError):  # a set-uid program: not ours to end
-                member.send(signal.SIGKILL)
+                process.send(signal.SIGKILL)

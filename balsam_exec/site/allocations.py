@@ -6,6 +6,7 @@ import logging
 import shlex
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from datetime import UTC
 from pathlib import Path
@@ -20,7 +21,7 @@ from balsam_exec.model.errors import BalsamError, Conflict, IllegalTransition, N
 from balsam_exec.model.events import Kind
 from balsam_exec.model.states import BATCH_JOB_ENDED, BatchJobState
 from balsam_exec.platform.schedulers import Status, SubmitSpec, make_scheduler
-from balsam_exec.platform.schedulers.base import SubmitRefused
+from balsam_exec.platform.schedulers.base import SchedulerState, SubmitRefused
 from balsam_exec.platform.settings import SiteDirectory, SiteSettings
 from balsam_exec.site.decisions import Cancel, Submit, Update, decide
 from balsam_exec.site.part import Part
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds before another look after something went wrong, doubling from the first to the last.
 _FIRST_PAUSE, _LAST_PAUSE = 0.2, 10.0
+#: Seconds that the service has to answer when the agent is draining.
+_LAST_WORDS = 5.0
 
 
 class Allocations(Part):
@@ -45,7 +48,7 @@ class Allocations(Part):
         self._wake = threading.Event()
         self._scheduler = make_scheduler(settings, site, self._wake.set)
         self._draining = False
-        self._drained = threading.Event()
+        self._seen: set[str] = set()  #: ids at the scheduler, of the last look
 
     def run(self) -> None:
         with follow(self._service, kind=[Kind.BATCH_JOB], site_id=[self._site_id]) as feed:
@@ -65,10 +68,45 @@ class Allocations(Part):
         self._scheduler.close()
 
     def drain(self, timeout: float) -> bool:
-        """Submit nothing more, cancel all that lives, and wait: whether all of it ended within `timeout` seconds."""
+        """Submit nothing more, cancel all that lives, and wait: whether all of it ended within `timeout` seconds.
+
+        Call it instead of `stop`. What runs is ended also when the service cannot be asked or told.
+        """
+        deadline = time.monotonic() + timeout
         self._draining = True
-        self._wake.set()
-        return self._drained.wait(timeout)
+        self.stop()
+        self._service.close()
+        self.join(timeout)
+        self._cancel_seen()
+        self._look_once_more()
+        self._wake.clear()
+        while self._cancel_seen():
+            if not self._wake.wait(deadline - time.monotonic()):
+                return False
+            self._wake.clear()
+        self._look_once_more()
+        return True
+
+    def _look_once_more(self) -> None:
+        """Learn what there is and tell how it ended, if the service answers soon."""
+        self._service = self._service.sibling()
+        patience = threading.Timer(_LAST_WORDS, self._service.close)
+        patience.start()
+        try:
+            self._reconcile()
+        except BalsamError as error:
+            log.warning("%s", error)
+        finally:
+            patience.cancel()
+            self._service.close()
+
+    def _cancel_seen(self) -> int:
+        """End what the last look has seen; how many have not ended."""
+        statuses = self._scheduler.statuses(self._seen)
+        living = [name for name, status in statuses.items() if status.state is not SchedulerState.FINISHED]
+        for scheduler_id in living:
+            self._scheduler.cancel(scheduler_id)
+        return len(living)
 
     def _watch(self, feed: Follower) -> None:
         try:
@@ -83,7 +121,7 @@ class Allocations(Part):
         while not self.stopped:
             self._wake.clear()
             try:
-                live = self._reconcile()
+                self._reconcile()
             except BalsamError as error:
                 if self.stopped:
                     return
@@ -94,8 +132,6 @@ class Allocations(Part):
                 pause = min(2 * pause, _LAST_PAUSE)
                 continue
             pause = _FIRST_PAUSE
-            if self._draining and not live:
-                self._drained.set()
             if not watcher.is_alive():
                 raise BalsamError("lost the change feed")
             self._wake.wait(self._scheduler.poll_sec)
@@ -104,7 +140,8 @@ class Allocations(Part):
         """Take every batch job as far as it goes now; the number of those the scheduler still has."""
         jobs = self._unfinished()
         ids = {job.id: job.scheduler_id or self._scheduler.find(_key(job)) for job in jobs}
-        statuses = self._scheduler.statuses(scheduler_id for scheduler_id in ids.values() if scheduler_id)
+        self._seen = {scheduler_id for scheduler_id in ids.values() if scheduler_id}
+        statuses = self._scheduler.statuses(self._seen)
         live = 0
         for job in jobs:
             try:
@@ -135,6 +172,7 @@ class Allocations(Part):
                 log.error("batch job %s could not be submitted: %s", job.id, error)
                 self._update(job, BatchJobPatch(state=BatchJobState.SUBMIT_FAILED, status_info={"error": str(error)}))
                 return False
+            self._seen.add(scheduler_id)
             return self._advance(job, scheduler_id, self._scheduler.statuses([scheduler_id]))
         if isinstance(action, Cancel):
             log.info("batch job %s: cancelling %s", job.id, action.scheduler_id)

@@ -58,17 +58,17 @@ def test_end_kills_what_does_not_listen() -> None:
         assert popen.wait(10) == -signal.SIGKILL
 
 
-def test_a_session_is_killed_without_its_leader() -> None:
-    # A member in a process group of its own, as the launcher makes them for jobs.
-    script = "set -m; sleep 61 & sleep 62 & echo started; wait"
+def test_followers_are_killed_without_their_leader() -> None:
+    # In process groups and sessions of their own, as a launcher and its jobs are.
+    script = "set -m; sleep 61 & setsid -w bash -c 'sleep 62 & echo started; wait' & wait"
     with subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, start_new_session=True) as popen:
         assert popen.stdout is not None
         popen.stdout.readline()
         leader = process_of(popen)
-        members = list(leader.session())
-        assert len(members) == 2
-        assert len({os.getpgid(member.pid) for member in members}) == 2
-        leader.kill_session()
+        members = leader.followers()
+        assert len(members) == 4
+        assert len({os.getsid(member.pid) for member in members}) == 2
+        leader.kill_followers()
         assert all(member.wait(10) for member in members)
         popen.wait(10)
         assert popen.returncode >= 0, "the leader ended by itself"
@@ -82,7 +82,7 @@ def test_the_session_outlives_its_leader() -> None:
         assert popen.stdout is not None
         member = Process.of(int(popen.stdout.readline()))
         popen.wait(10)
-        wait_until(lambda: list(leader.session()) == [member], 10, "the member to be alone")
-        leader.kill_session()
+        wait_until(lambda: leader.followers() == [member], 10, "the member to be alone")
+        leader.kill_followers()
         assert member is not None
         assert member.wait(10)

@@ -77,7 +77,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     yield bench
     for marker in bench.qsubmit.glob("*.id"):
         leader = leader_of(marker.read_text().strip())
-        leader.kill_session()
+        leader.kill_followers()
         leader.end(5)
     bench.scheduler.close()
 
@@ -188,7 +188,7 @@ def test_killed_without_a_word_is_finished_without_an_exit_code(bench: Bench) ->
     assert status.exit_code is None
     assert "killed" in status.info
     leader = leader_of(scheduler_id)
-    wait_until(lambda: not list(leader.session()), 10, "the script to be gone too")
+    wait_until(lambda: not leader.followers(), 10, "the script to be gone too")
 
 
 def test_another_machines_allocation_is_unknown(bench: Bench) -> None:

@@ -66,13 +66,21 @@ class SiteBench:
 
     def __init__(self, live: LiveService, directory: Path) -> None:
         self.live = live
-        self.service: Service = live.service
         self.record = init_site(self.service, directory, "bench")
         self.site = SiteDirectory(directory)
         self.site.job_template.write_text(STAND_IN)
         settings = self.site.settings_file.read_text()
         self.site.settings_file.write_text(settings + "\ncancel_grace_sec: 1\n")
         self._agents: list[RunningAgent] = []
+
+    @property
+    def service(self) -> Service:
+        return self.live.service
+
+    def forget_client(self) -> None:
+        """The service has another token for us."""
+        self.live.service.close()
+        del self.live.service
 
     def agent(self) -> RunningAgent:
         agent = RunningAgent(self.site, self.live)

@@ -111,6 +111,25 @@ def test_drain_ends_all_and_starts_nothing(site_bench: SiteBench) -> None:
     site_bench.wait_state(waiting, FINISHED)
 
 
+@pytest.mark.parametrize("trouble", ["away", "revoked"])
+def test_drain_does_not_need_the_service(site_bench: SiteBench, trouble: str) -> None:
+    agent = site_bench.agent()
+    job = site_bench.wait_state(site_bench.batch_job(), RUNNING)
+    if trouble == "away":
+        site_bench.live.kill()
+    else:
+        service = site_bench.service
+        for token in service.tokens():
+            service.revoke_token(token.id)
+    agent.tell("drain")
+    assert leader_of(job.scheduler_id).wait(10)
+    assert agent.popen.wait(20) == 0
+    site_bench.live.restart()  # with a valid token
+    site_bench.forget_client()
+    site_bench.agent()
+    site_bench.wait_state(job, FINISHED)
+
+
 @pytest.mark.parametrize("how", ["eof", "sigterm"])
 def test_told_to_end_it_lets_allocations_go_on(site_bench: SiteBench, how: str) -> None:
     agent = site_bench.agent()

@@ -100,7 +100,7 @@ class LocalScheduler(Scheduler):
         if self._watcher.watch(leader):
             return Status(SchedulerState.RUNNING)
         # Nothing of it may outlive it: what the service then gives to others would run twice.
-        leader.kill_session()
+        leader.kill_followers()
         try:
             code = int((self._directory / f"{scheduler_id}.exit").read_text())
         except FileNotFoundError:
@@ -118,6 +118,19 @@ class LocalScheduler(Scheduler):
 def _leader(scheduler_id: str) -> Process:
     pid, _, start = scheduler_id.partition("@")[0].partition(".")
     return Process(int(pid), int(start))
+
+
+def end_all(directory: Path, grace: float) -> None:
+    """End every allocation of this machine that was submitted in `directory`, for when no agent is there to do it."""
+    host = socket.gethostname()
+    ids = [file.read_text().strip() for file in directory.glob("*.id")]
+    leaders = [_leader(scheduler_id) for scheduler_id in ids if scheduler_id.endswith(f"@{host}")]
+    living = [leader for leader in leaders if leader.send(signal.SIGTERM)]
+    deadline = time.monotonic() + grace
+    for leader in living:
+        if not leader.wait(deadline - time.monotonic()):
+            leader.kill_followers()
+            leader.end(_LAST_WORDS)
 
 
 def _read_line(descriptor: int) -> str:
@@ -206,7 +219,7 @@ class _Watcher:
         with self._lock:
             now = time.monotonic()
             for process in [p for p, deadline in self._deadlines.items() if deadline <= now]:
-                process.kill_session()
+                process.kill_followers()
                 if process in self._last_words:
                     process.send(signal.SIGKILL)
                 self._last_words.add(process)
