@@ -55,20 +55,20 @@ define make_venv
 @$(PYTHON) -c 'import ensurepip' 2>/dev/null \
 	|| { echo "Python's venv module is not installed: apt-get install -y python3-venv" >&2; exit 1; }
 @$(PYTHON) -m venv $(1)
-@$(1)/bin/python -m pip --quiet --disable-pip-version-check install --upgrade "pip>=25.1"
 endef
 
-$(BIN)/pip:
+$(BIN)/python:
 	@echo "Making $(VENV) ..."
 	$(call make_venv,$(VENV))
 
-$(RUNTIME): pyproject.toml | $(BIN)/pip
+$(RUNTIME): pyproject.toml | $(BIN)/python
 	@echo "Installing balsam-exec into $(VENV) ..."
 	@$(PIP) install --editable ".[demo]"
 	@touch $@
 
-$(DEV): pyproject.toml | $(BIN)/pip
+$(DEV): pyproject.toml | $(BIN)/python
 	@echo "Installing balsam-exec and its development tools into $(VENV) ..."
+	@$(PIP) install --upgrade "pip>=25.1"  # dependency groups
 	@$(PIP) install --editable . --group dev
 	@touch $@ $(RUNTIME)
 
