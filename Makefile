@@ -47,7 +47,7 @@ install-hooks: $(DEV) ## Check every commit before it is made
 	$(BIN)/pre-commit install
 
 clean: ## Remove everything that was made here
-	rm -rf .venv .venv-lowest .venv-peers build dist site-build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-lowest .venv-peers build dist demo-run site-build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 define make_venv
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
