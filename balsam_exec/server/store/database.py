@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError, StatementError
 
-from balsam_exec.model.errors import Conflict, InvalidRequest, ServiceUnavailable
+from balsam_exec.model.errors import BalsamError, Conflict, InvalidRequest, ServiceUnavailable
 from balsam_exec.server.store.dialect import is_sqlite, make_engine
 
 T = TypeVar("T")
@@ -84,4 +84,8 @@ def translated_errors() -> Iterator[None]:
             raise _TryAgain from error
         if error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError)):
             raise ServiceUnavailable(f"the database does not answer: {error.orig}") from error
+        raise
+    except StatementError as error:
+        if isinstance(error.orig, BalsamError):  # from a column type
+            raise error.orig from None
         raise

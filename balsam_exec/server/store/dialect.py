@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
@@ -38,9 +40,9 @@ def make_engine(url: str, connections: int) -> Engine:
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are begun by _begin_sqlite, not by the driver
+    _use_wal(connection)
     for pragma in (
         "busy_timeout=30000",
-        "journal_mode=WAL",
         "synchronous=NORMAL",
         "wal_autocheckpoint=4000",
         "foreign_keys=ON",
@@ -48,6 +50,18 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
         "cache_size=-8000",
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _use_wal(connection: Any) -> None:
+    """Write-ahead logging, which the file keeps. Who makes the change cannot wait for a lock, only try again."""
+    deadline = time.monotonic() + 30
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def _begin_sqlite(connection: Connection) -> None:
