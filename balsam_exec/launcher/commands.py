@@ -17,7 +17,7 @@ from pathlib import Path
 
 from balsam_exec.launcher import outcomes
 from balsam_exec.launcher.pilot import Ended, Outcome
-from balsam_exec.launcher.reactor import Reactor
+from balsam_exec.launcher.reactor import Reactor, open_pidfd
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.errors import BalsamError
 from balsam_exec.model.sessions import LeasedJob
@@ -57,7 +57,7 @@ class CommandRunner:
             process = self._spawn(prefix + command_words(line, environment.get("PATH")), output, workdir, environment)
         finally:
             os.close(output)
-        command = _Command(process, os.pidfd_open(process.pid), job_out, start)
+        command = _Command(process, open_pidfd(process), job_out, start)
         self._commands[job.id] = command
         self._reactor.watch(command.pidfd, lambda _: self._ended(job.id))
 

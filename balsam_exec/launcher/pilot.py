@@ -26,6 +26,9 @@ from balsam_exec.platform.nodes import NodeSpec
 
 log = logging.getLogger(__name__)
 
+#: Seconds after which an acquire that is not answered means that there is nothing to do.
+_ANSWER_TIME = 1.0
+
 # --- what happens
 
 
@@ -185,6 +188,7 @@ class Pilot:
         self._rate = _Rate(now)
         self._usual = SMALLEST  #: what the last job needed, and so probably the next
         self._acquiring = False
+        self._asked_at = now
         self._ending = ""
         self._lost = ""
         self._exited = False
@@ -195,9 +199,9 @@ class Pilot:
     @property
     def deadline(self) -> float:
         """When the next step is due, whatever happens; infinity if only an event can change anything."""
-        due = [self._lease_until] if self._lost else [self._lease_until, self._outbox.due]
-        if self._idle:
-            due.append(self._idle_since + self._terms.idle)
+        due = [self._lease_until, self._idle_until]
+        if not self._lost:
+            due.append(self._outbox.due)
         if not self._ending:
             due.append(self._drain_at)
         due += (run.kill_at for run in self._running.values())
@@ -212,7 +216,7 @@ class Pilot:
             self._lose("the lease cannot be renewed: the service was not heard of in time", now)
         if now >= self._drain_at and not self._ending:
             self._drain("the allocation's time is over", now, actions)
-        if self._idle and now >= self._idle_since + self._terms.idle and not self._ending:
+        if now >= self._idle_until:
             self._drain("there was nothing to do", now, actions)
         self._end_overdue(now, actions)
         self._start_jobs(now, actions)
@@ -337,6 +341,7 @@ class Pilot:
         # Work held in advance is replenished when half of it is gone, so that requests are few and full.
         if wanted > 0 and (free or wanted >= ahead / 2):
             self._acquiring = True
+            self._asked_at = now
             left = self._drain_at - now
             actions.append(Acquire(wanted, None if math.isinf(left) else int(left / 60)))
 
@@ -357,8 +362,11 @@ class Pilot:
         return any(node.cores and node.occupancy for node in self._nodes)
 
     @property
-    def _idle(self) -> bool:
-        return not (self._running or self._backlog or self._ending)
+    def _idle_until(self) -> float:
+        """When it has been without work for too long; infinity while it has some, or has not asked for any."""
+        if self._running or self._backlog or self._ending or not self._acquiring:
+            return math.inf
+        return max(self._idle_since + self._terms.idle, self._asked_at + _ANSWER_TIME)
 
     def _fail(self, job: LeasedJob, error: str, now: float) -> None:
         self._report(job, JobState.RUNNING, now)

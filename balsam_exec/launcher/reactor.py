@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -69,3 +70,14 @@ class Reactor:
         with suppress(BlockingIOError):
             while os.read(self._wake_reader, 4096):
                 continue
+
+
+def open_pidfd(process: subprocess.Popen[bytes]) -> int:
+    """A descriptor that is ready when this child of ours ends. Without one (too many are open) the child is killed,
+    since nobody would see its end, and OSError raised."""
+    try:
+        return os.pidfd_open(process.pid)
+    except OSError:
+        process.kill()
+        process.wait()
+        raise

@@ -34,7 +34,8 @@ RAISED = 1  #: number: bytes of the exception's payload (0: none); body: it, and
 BROKEN = 2  #: body: why app, arguments or result could not be loaded or serialized
 TOO_LARGE = 3  #: number: bytes of the result; the limit is less
 EXITED = 4  #: the app called sys.exit; number: the exit code, body: its message
-DIED = 5  #: the forked process of an isolated job died; number: its wait status
+NO_WORKDIR = 5  #: body: why the workdir or job.out cannot be used
+DIED = 6  #: the forked process of an isolated job died; number: its wait status
 
 #: Functions of calls kept loaded, and the largest that is.
 _FUNCTIONS = 64
@@ -170,12 +171,12 @@ class Worker:
         try:
             self._surroundings.enter(workdir, environment)
         except OSError as exc:
-            return answer(BROKEN, f"cannot use the job's workdir: {exc}".encode())
+            return answer(NO_WORKDIR, f"cannot use the job's workdir: {exc}")
         try:
             app.load()
             return self._run_forked(app, arguments) if app.isolated else self._run(app, arguments)
         except self._codec.CodecError as exc:
-            return answer(BROKEN, str(exc).encode())
+            return answer(BROKEN, str(exc))
         finally:
             self._surroundings.leave(environment)
             if os.getpid() != pid:  # a child that the app forked and that came back from it: it has no business here
@@ -221,7 +222,7 @@ class Worker:
             try:
                 frame = self._run(app, arguments)
             except self._codec.CodecError as exc:
-                frame = answer(BROKEN, str(exc).encode())
+                frame = answer(BROKEN, str(exc))
             with open(report, "wb", closefd=False) as file:
                 file.write(frame)
             self._surroundings.leave({})

@@ -17,7 +17,7 @@ from balsam_exec.apps import codec
 from balsam_exec.apps.payload import too_large
 from balsam_exec.launcher import outcomes, worker
 from balsam_exec.launcher.pilot import Ended, Outcome
-from balsam_exec.launcher.reactor import READ, WRITE, Reactor
+from balsam_exec.launcher.reactor import READ, WRITE, Reactor, open_pidfd
 from balsam_exec.model.apps import AppRecord, Isolation
 from balsam_exec.model.base import MAX_ENTITY
 from balsam_exec.model.errors import ConfigurationError, PayloadError
@@ -62,6 +62,7 @@ class _Worker:
                 env=dict(environment),
                 start_new_session=True,
             )
+            self.pidfd = open_pidfd(self.process)
         except BaseException:
             ours.close()
             raise
@@ -69,7 +70,6 @@ class _Worker:
             theirs.close()
         ours.setblocking(False)
         self._socket = ours
-        self.pidfd = os.pidfd_open(self.process.pid)
         reactor.watch(ours.fileno(), self._ready)
 
     def send(self, request: tuple[object, ...]) -> None:
@@ -236,6 +236,8 @@ def _outcome(status: int, number: int, body: bytes, task: _Task) -> Outcome:
             return outcomes.refused(too_large(number, "the result"))
         case worker.EXITED:
             return outcomes.failed("exit", f"the app called sys.exit: exit code {number}\n{text}".strip(), number)
+        case worker.NO_WORKDIR:
+            return outcomes.failed("exit", text)
         case worker.DIED:
             return outcomes.worker_died(os.waitstatus_to_exitcode(number), task.job_out, task.start)
         case _:

@@ -179,9 +179,25 @@ def test_idle_it_ends() -> None:
     assert ship.actions == []  # it runs, so it is not idle
     ship.step(Ended(1, DONE), Alive())
     ship.step(Delivered())
+    ended = ship.now
     assert not any(isinstance(a, Exit) for a in ship.actions)
     ship.sleep()
+    assert ship.now == pytest.approx(ended + 30)
     assert [a for a in ship.actions if isinstance(a, Exit)] == [Exit("there was nothing to do", lost=False)]
+
+
+def test_without_patience_it_asks_once_more_before_it_ends() -> None:
+    ship = Ship(terms=Terms(ttl=60, idle=0))
+    ship.step()
+    assert len(ship.acquires()) == 1
+    ship.step(Arrived((job(1, node_packing_count=1),)), after=0.5)
+    ship.step(Ended(1, DONE))
+    assert len(ship.acquires()) == 1
+    ship.step(Delivered())
+    assert ship.actions == []
+    ship.sleep()
+    assert ship.now == pytest.approx(101.5)
+    assert ship.actions == [Exit("there was nothing to do", lost=False)]
 
 
 def test_it_drains_before_the_end_of_the_wall_time() -> None:

@@ -454,3 +454,10 @@ def test_a_drain_ends_a_call_and_what_it_started(service: FakeService, launch: L
     assert running.join()
     assert service.state[job_id] is JobState.RUN_TIMEOUT
     assert wait_gone(int(output.read_text()), 5)
+
+
+def test_a_workdir_that_cannot_be_used_is_a_clear_error(bench: Bench) -> None:
+    (bench.data / "w/job.out").mkdir(parents=True)
+    with pytest.raises(JobFailed, match=r"cannot use the job's workdir: .*Is a directory"):
+        bench.run(abs, 1, workdir="w")
+    assert bench.run(abs, -1) == 1
