@@ -1,7 +1,8 @@
 """Which job fits where: pure arithmetic over the nodes of an allocation.
 
 A node is shared by jobs as far as its cores, its GPUs and its occupancy go: a job of `node_packing_count` n takes
-1/n of each of its nodes, so by default (1) it has them for itself. All quantities are integers, so that whatever is
+1/n of each of its nodes, so by default (1) it has them for itself. Cores limit only jobs that ask for more than one: with
+`node_packing_count` alone, as many jobs as it says share a node, whatever its cores (seed 000). All quantities are integers, so that whatever is
 taken and given back a million times adds up.
 """
 
@@ -30,7 +31,8 @@ class Need:
     @classmethod
     def of(cls, job: Resources) -> Need:
         gpus = round(job.gpus_per_node * WHOLE)
-        return cls(job.num_nodes, job.cores_per_node, gpus, WHOLE // job.node_packing_count)
+        cores = job.cores_per_node if job.cores_per_node > 1 else 0
+        return cls(job.num_nodes, cores, gpus, WHOLE // job.node_packing_count)
 
 
 #: A job of one core that shares its node with any number of others.

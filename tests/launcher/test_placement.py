@@ -33,7 +33,7 @@ def fill(free: tuple[Node, ...], **resources: float) -> list[Placement]:
         ({}, 1),  # a node for itself
         ({"node_packing_count": 4}, 4),
         ({"node_packing_count": 3}, 3),
-        ({"node_packing_count": 64}, 8),  # one core each
+        ({"node_packing_count": 64}, 64),  # whatever the cores
         ({"node_packing_count": 64, "threads_per_rank": 3}, 2),
         ({"node_packing_count": 64, "threads_per_rank": 4, "threads_per_core": 2}, 4),
         ({"node_packing_count": 64, "ranks_per_node": 8}, 1),
@@ -54,7 +54,7 @@ def test_how_many_fit_on_a_node_of_8_cores_and_2_gpus(resources: dict[str, float
 
 def test_a_job_too_large_for_a_node_waits_until_it_is_empty() -> None:
     free = nodes((4, 0))
-    small = place(free, Need.of(Resources(node_packing_count=8)))
+    small = place(free, Need.of(Resources(ranks_per_node=2, node_packing_count=8)))
     large = Need.of(Resources(ranks_per_node=16, node_packing_count=8))
     assert small is not None
     assert place(occupy(free, small), large) is None
