@@ -26,7 +26,6 @@ LOCAL_USER = "local"
 
 def create_user(database_url: str, username: str, password: str) -> int:
     """The id of the new user. Raises Conflict when there is one of that name."""
-    migrate(database_url)
     return _write(database_url, users.create_user, username, password)
 
 
@@ -44,6 +43,7 @@ def bootstrap(database_url: str, file: Path, url: str) -> None:
 
 
 def _write(database_url: str, use_case: Callable[Concatenate[Unit, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    migrate(database_url)
     database = Database(database_url, threads=1)
     try:
         return Runtime(database, Hub()).write_now(use_case, *args, **kwargs)
