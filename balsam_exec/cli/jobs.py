@@ -229,6 +229,8 @@ def _print_histories(service: Service, jobs: list[JobRecord], json: bool) -> Non
     for job in jobs:
         title = f"Job {job.id} {names.get(job.app_id, '')} {job.workdir}"
         print(f"{title}\n{'-' * len(title)}")
+        if events[job.id]:
+            print(f"[{stamp(job.created)} {events[job.id][0].from_state}]")
         for event in events[job.id]:
             print(f"[{stamp(event.timestamp)} {event.to_state}]{_remark(event)}")
         print()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
@@ -21,6 +23,23 @@ DatabaseOption = Annotated[
 ]
 
 
+@contextmanager
+def _readable_errors(database: str) -> Iterator[None]:
+    """A database that cannot be used, and a port that is taken, as errors of ours."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from balsam_exec.embedded.layout import without_password
+    from balsam_exec.model.errors import ConfigurationError
+
+    try:
+        yield
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise ConfigurationError(f"cannot use the database {without_password(database)}: {reason}") from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen there: {error.strerror}") from error
+
+
 @app.command()
 def run(
     database: DatabaseOption,
@@ -32,7 +51,8 @@ def run(
     from balsam_exec.server.run import serve
 
     typer.echo(f"serving http://{host}:{port}, until Ctrl-C", err=True)
-    serve(ServerSettings(database_url=database), host=host, port=port)
+    with _readable_errors(database), suppress(KeyboardInterrupt):
+        serve(ServerSettings(database_url=database), host=host, port=port)
 
 
 @app.command("create-user")
@@ -50,5 +70,6 @@ def create_user(
     password = ask_secret("Password", confirm=True)
     if not password:
         raise InvalidRequest("the password is empty")
-    admin.create_user(database, name, password)
+    with _readable_errors(database):
+        admin.create_user(database, name, password)
     print(f"created user {name}; they can now: balsam login URL --username {name}")

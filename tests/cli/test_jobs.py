@@ -1,0 +1,183 @@
+"""`balsam job` and `balsam app`."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from balsam_exec.model.apps import AppRecord, AppSpec
+from balsam_exec.model.base import now
+from balsam_exec.model.jobs import JobSpec, Result
+from balsam_exec.model.sessions import AcquireRequest, Report, SessionSpec
+from balsam_exec.model.sites import SiteRecord, SiteSpec
+from balsam_exec.model.states import JobState
+from tests.cli.conftest import Balsam
+
+
+def create(balsam: Balsam, workdir: str, *options: object) -> int:
+    return int(balsam("job", "create", "--app", "Hello", "--workdir", workdir, "-p", "name=you", *options))
+
+
+def run_one(balsam: Balsam, site: SiteRecord, state: JobState, error: str = "") -> int:
+    """Do what a launcher would with the next job."""
+    session = balsam.service.open_session(SessionSpec(site_id=site.id))
+    (job,) = balsam.service.acquire(session.id, AcquireRequest(max_jobs=1, max_nodes=1))
+    start = now()
+    code = 0 if state is JobState.RUN_DONE else 3
+    end = Report(
+        job_id=job.id,
+        epoch=job.epoch,
+        state=state,
+        timestamp=start + timedelta(seconds=1),
+        data={"return_code": code, **({"error": error} if error else {})},
+        result=Result(ok=code == 0, error=error, return_code=code),
+    )
+    running = Report(job_id=job.id, epoch=job.epoch, state=JobState.RUNNING, timestamp=start)
+    balsam.service.report(session.id, [running, end])
+    balsam.service.close_session(session.id)
+    return job.id
+
+
+def test_create_makes_what_it_was_told(balsam: Balsam, hello: AppRecord) -> None:
+    parent = create(balsam, "hello/parent")
+    job_id = create(
+        balsam, "hello/1", "-p", "greeting=good day=", "--tag", "kind=test", "--tag", "n=1", "--parent", parent,
+        "--nodes", 2, "--ranks-per-node", 3, "--threads-per-rank", 4, "--gpus-per-rank", 0.5, "--wall-time-min", 7,
+        "--node-packing-count", 2,
+    )  # fmt: skip
+    job = balsam.service.job(job_id)
+    assert job.app_id == hello.id
+    assert job.workdir == "hello/1"
+    assert job.parameters == {"name": "you", "greeting": "good day="}
+    assert job.tags == {"kind": "test", "n": "1"}
+    assert job.parent_ids == [parent]
+    assert (job.num_nodes, job.ranks_per_node, job.threads_per_rank, job.gpus_per_rank) == (2, 3, 4, 0.5)
+    assert (job.wall_time_min, job.node_packing_count) == (7, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--app", "Hello", "-w", "x"], 1, "missing: name"),
+        (["--app", "Hello", "-w", "x", "-p", "name=a", "-p", "size=1"], 1, "unknown: size"),
+        (["--app", "Hello", "-w", "x", "-p", "name"], 2, "is not KEY=VALUE"),
+        (["--app", "Hello", "-w", "../x", "-p", "name=a"], 2, "workdir"),
+        (["--app", "Hallo", "-w", "x"], 1, "there is no app 'Hallo'"),
+        (["--app", "Hello", "-w", "x", "--nodes", "0", "-p", "name=a"], 2, "--nodes"),
+        (["--app", "Hello", "-w", "x", "-p", "name=a", "--parent", "99"], 1, "99"),
+        (["--app", "Hello"], 2, "--workdir"),
+        (["--app", "Hello", "-w", "x", "-p", "name=a", "--site", "nowhere"], 1, "there is no site 'nowhere'"),
+    ],
+)
+def test_create_refuses(balsam: Balsam, hello: AppRecord, options: list[str], code: int, message: str) -> None:
+    assert message in balsam.fails("job", "create", *options, code=code)
+    assert balsam.service.count_jobs() == 0
+
+
+def test_create_of_an_app_of_several_sites(balsam: Balsam, hello: AppRecord) -> None:
+    other = balsam.service.create_site(SiteSpec(name="other"))
+    spec = AppSpec(site_id=other.id, name="Hello", command_template="true")
+    twin = balsam.service.put_app(spec)
+    assert "--site" in balsam.fails("job", "create", "--app", "Hello", "-w", "x")
+    job_id = int(balsam("job", "create", "--app", "Hello", "-w", "x", "--site", "other"))
+    assert balsam.service.job(job_id).app_id == twin.id
+
+
+def test_ls(balsam: Balsam, hello: AppRecord) -> None:
+    first, second = create(balsam, "a", "--tag", "kind=test"), create(balsam, "b", "--tag", "n=2")
+    rows = balsam.rows("job", "ls")
+    assert [int(row["ID"]) for row in rows] == [first, second]
+    assert rows[0]["APP"] == "Hello"
+    assert rows[0]["WORKDIR"] == "a"
+    assert rows[0]["STATE"] == "PREPROCESSED"
+    assert rows[0]["TAGS"] == "kind=test"
+    assert datetime.fromisoformat(rows[0]["CREATED"]) <= now()
+    assert [job["id"] for job in balsam.json("job", "ls")] == [first, second]
+
+
+def test_ls_filters(balsam: Balsam, site: SiteRecord, hello: AppRecord) -> None:
+    plain, tagged = create(balsam, "w/plain"), create(balsam, "w/tagged", "--tag", "kind=test", "--tag", "n=1")
+    run_one(balsam, site, JobState.RUN_DONE)
+
+    def found(*options: object) -> list[int]:
+        return [int(row["ID"]) for row in balsam.rows("job", "ls", *options)]
+
+    assert found("--state", "JOB_FINISHED") == found("--state", "job_finished") == [plain]
+    assert found("--state", "PREPROCESSED") == [tagged]
+    assert found("--state", "PREPROCESSED", "--state", "JOB_FINISHED") == [plain, tagged]
+    assert found("--tag", "kind=test") == found("--tag", "kind=test", "--tag", "n=1") == [tagged]
+    assert found("--tag", "kind=test", "--tag", "n=2") == []
+    assert found("--site", "theta") == found("--site", site.id) == [plain, tagged]
+    assert found("--workdir", "plain") == [plain]
+    assert found("--app", "Hello") == [plain, tagged]
+    assert found("--app", "Other") == []
+    assert found(tagged) == [tagged]
+    assert "STATE" in balsam.fails("job", "ls", "--state", "NO_SUCH_STATE", code=2).upper()
+    assert "is not KEY=VALUE" in balsam.fails("job", "ls", "--tag", "kind", code=2)
+    assert "nowhere" in balsam.fails("job", "ls", "--site", "nowhere")
+
+
+def test_ls_shows_the_latest_and_says_so(balsam: Balsam, hello: AppRecord) -> None:
+    specs = [JobSpec(app_id=hello.id, workdir=f"w{i}", parameters={"name": "x"}) for i in range(1050)]
+    ids = [created.id for created in balsam.service.create_jobs(specs)]
+    code, out, err = balsam.run("job", "ls", "--limit", 2)
+    assert code == 0
+    assert [int(line.split("\t")[0]) for line in out.splitlines()[1:]] == ids[-2:]
+    assert "2 of 1050" in err
+    assert [job["id"] for job in balsam.json("job", "ls", "--limit", 2000)] == ids
+    assert len(balsam.rows("job", "ls")) == 100
+
+
+def test_by_state(balsam: Balsam, site: SiteRecord, hello: AppRecord) -> None:
+    for i in range(3):
+        create(balsam, f"w{i}", "--tag", f"n={i}")
+    run_one(balsam, site, JobState.RUN_DONE)
+    run_one(balsam, site, JobState.RUN_ERROR, "simulated error")
+    counts = {"PREPROCESSED": 1, "JOB_FINISHED": 1, "FAILED": 1}
+    assert {row["STATE"]: int(row["JOBS"]) for row in balsam.rows("job", "ls", "--by-state")} == counts
+    assert balsam.json("job", "ls", "--by-states") == counts
+    assert balsam.json("job", "ls", "--by-state", "--tag", "n=2") == {"PREPROCESSED": 1}
+
+
+def test_history(balsam: Balsam, site: SiteRecord, hello: AppRecord) -> None:
+    """As seed 002 shows it: every state with its time, and the error below its own."""
+    create(balsam, "done")
+    failed = create(balsam, "testfail")
+    run_one(balsam, site, JobState.RUN_DONE)
+    run_one(balsam, site, JobState.RUN_ERROR, "Traceback (most recent call last):\nRuntimeError: simulated error")
+    lines = balsam("job", "ls", "--history", "--state", "FAILED").splitlines()
+    assert lines[0] == f"Job {failed} Hello testfail"
+    assert lines[1] == "-" * len(lines[0])
+    states = [line.split()[2].rstrip("]") for line in lines if line.startswith("[")]
+    assert states == ["CREATED", "PREPROCESSED", "RUNNING", "RUN_ERROR", "FAILED"]
+    for line in lines:
+        if line.startswith("["):
+            datetime.strptime(" ".join(line[1:].split()[:2]), "%Y-%m-%d %H:%M:%S.%f")
+    error = next(i for i, line in enumerate(lines) if "RUN_ERROR" in line)
+    assert "exit code 3" in lines[error]
+    assert lines[error + 1] == "    RuntimeError: simulated error"
+    (told,) = balsam.json("job", "ls", "--history", "--state", "FAILED")
+    assert [event["to_state"] for event in told["history"]] == states[1:]
+
+
+def test_rm(balsam: Balsam, hello: AppRecord) -> None:
+    one, two, three, four = (create(balsam, f"w{i}", "--tag", f"odd={i % 2}") for i in range(4))
+    assert balsam("job", "rm", one) == "1\n"
+    assert "give --yes" in balsam.fails("job", "rm", "--tag", "odd=1", code=2)
+    assert balsam("job", "rm", "--tag", "odd=1", "--yes") == "2\n"
+    assert [int(row["ID"]) for row in balsam.rows("job", "ls")] == [three]
+    assert "which jobs" in balsam.fails("job", "rm", "--yes", code=2)
+    assert {one, two, four}.isdisjoint({three})
+
+
+def test_app_ls(balsam: Balsam, hello: AppRecord) -> None:
+    (row,) = balsam.rows("app", "ls")
+    assert row == {"ID": str(hello.id), "NAME": "Hello", "SITE": "theta", "KIND": "command"}
+    told = balsam("app", "ls", "--verbose", "--site", "theta")
+    assert "echo {{ greeting }} {{ name }}" in told
+    assert "name: required" in told
+    assert "greeting: default 'hello'" in told
+    assert balsam.json("app", "ls")[0]["name"] == "Hello"
+    balsam.service.create_site(SiteSpec(name="other"))
+    assert balsam.rows("app", "ls", "--site", "other") == []
