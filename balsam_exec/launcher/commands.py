@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from balsam_exec.launcher import outcomes
-from balsam_exec.launcher.pilot import Ended, Outcome
+from balsam_exec.launcher.events import Ended, Outcome
 from balsam_exec.launcher.reactor import Reactor, open_pidfd
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.errors import BalsamError

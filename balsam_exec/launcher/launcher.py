@@ -14,8 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from balsam_exec.launcher.commands import CommandRunner, cannot_start
+from balsam_exec.launcher.events import Acquire, Action, Drain, Ended, Event, Exit, Kill, Send, Start
 from balsam_exec.launcher.link import LauncherService, Link
-from balsam_exec.launcher.pilot import Acquire, Action, Drain, Ended, Event, Exit, Kill, Pilot, Send, Start, Terms
+from balsam_exec.launcher.pilot import Pilot, Terms
 from balsam_exec.launcher.placement import Placement
 from balsam_exec.launcher.reactor import Reactor
 from balsam_exec.launcher.workers import PythonRunner

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
-from balsam_exec.launcher.pilot import Alive, Arrived, Delivered, Event, Lost, Refused, Stale
+from balsam_exec.launcher.events import Alive, Arrived, Delivered, Event, Lost, Refused, Stale
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.errors import BalsamError, InvalidRequest, NotFound, StaleLease
 from balsam_exec.model.sessions import AcquireRequest, LeasedJob, Report, SessionRecord

@@ -16,6 +16,9 @@ from balsam_exec.model.states import JobState
 _MAX_BYTES = MAX_BODY // 4
 _OVERHEAD = 300
 
+#: A job's id and the epoch in which it was leased.
+Lease = tuple[int, int]
+
 
 class Outbox:
     """One batch is under way at a time, and all that gathers meanwhile goes with the next. Reports linger a little for
@@ -65,12 +68,19 @@ class Outbox:
         self._under_way = []
         self._limit = min(MAX_BULK, self._limit * 2)
 
-    def stale(self, job_ids: Collection[int], now: float) -> None:
-        """The batch was not recorded, because the leases of these jobs are over: forget them, send the rest again."""
-        self._again([report for report in self._under_way if report.job_id not in job_ids], now)
+    def stale(self, job_ids: Collection[int], now: float) -> set[Lease]:
+        """The batch was not recorded, because leases of these jobs are over: which; the rest is sent again."""
+        epochs: dict[int, int] = {}
+        for report in self._under_way:
+            if report.job_id in job_ids:
+                epochs[report.job_id] = min(report.epoch, epochs.get(report.job_id, report.epoch))
+        # Of several epochs of one job the earliest is over; if the later one is too, the service will say so again.
+        over = set(epochs.items())
+        self._again([report for report in self._under_way if lease_of(report) not in over], now)
+        return over
 
-    def forget(self, job_ids: Collection[int]) -> None:
-        self._waiting = deque(report for report in self._waiting if report.job_id not in job_ids)
+    def forget(self, leases: Collection[Lease]) -> None:
+        self._waiting = deque(report for report in self._waiting if lease_of(report) not in leases)
         if not self._waiting:
             self._due = math.inf
 
@@ -96,6 +106,10 @@ class Outbox:
         self._waiting.extendleft(reversed(reports))
         self._under_way = []
         self._due = now if self._waiting else math.inf
+
+
+def lease_of(report: Report) -> Lease:
+    return report.job_id, report.epoch
 
 
 def _size(report: Report) -> int:

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from balsam_exec.apps.payload import dump_exception
-from balsam_exec.launcher.pilot import Outcome
+from balsam_exec.launcher.events import Outcome
 from balsam_exec.model.errors import BalsamError
 from balsam_exec.model.jobs import Result
 from balsam_exec.model.states import JobState

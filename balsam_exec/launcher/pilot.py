@@ -1,9 +1,7 @@
 """What a launcher decides. `Pilot.step` takes what happened and answers what to do; it does no I/O and has no clock.
 
-    events   Arrived, Ended, Alive, Delivered, Stale, Refused, Drain, Lost
-    actions  Start, Kill, Acquire, Send, Exit
-
-Times are seconds of a monotonic clock; `deadline` says when a step is due even if nothing happens.
+Events and actions are in `events`. Times are seconds of a monotonic clock; `deadline` says when a step is due even if
+nothing happens.
 """
 
 from __future__ import annotations
@@ -11,13 +9,31 @@ from __future__ import annotations
 import logging
 import math
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from balsam_exec.launcher.outbox import Outbox
-from balsam_exec.launcher.placement import SMALLEST, Need, Node, Placement, obstacle, occupy, place, room, vacate
+from balsam_exec.launcher.events import (
+    Acquire,
+    Action,
+    Alive,
+    Arrived,
+    Delivered,
+    Drain,
+    Ended,
+    Event,
+    Exit,
+    Kill,
+    Lost,
+    Outcome,
+    Refused,
+    Send,
+    Stale,
+    Start,
+)
+from balsam_exec.launcher.outbox import Lease, Outbox
+from balsam_exec.launcher.placement import SERIAL, Need, Node, Placement, obstacle, occupy, place, room, vacate
 from balsam_exec.model.base import MAX_BULK
 from balsam_exec.model.jobs import Result
 from balsam_exec.model.sessions import LeasedJob, Report
@@ -28,118 +44,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds after which an acquire that is not answered means that there is nothing to do.
 _ANSWER_TIME = 1.0
-
-# --- what happens
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """The acquire that was asked for is answered, with jobs or without."""
-
-    jobs: tuple[LeasedJob, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a job that was started ended; `state` is RUN_DONE or RUN_ERROR."""
-
-    state: JobState
-    result: Result
-    data: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """Nothing is left of a job that was started, or it could not be started."""
-
-    job_id: int
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Alive:
-    """The service has renewed the session."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """The batch of reports under way is recorded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stale:
-    """The batch under way is not recorded: the leases of these jobs are over."""
-
-    job_ids: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The batch under way is not recorded: the service found fault with it."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """Start nothing more, end what runs, and exit; `now` without grace for the jobs."""
-
-    reason: str
-    at_once: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The session is over."""
-
-    reason: str
-
-
-Event = Arrived | Ended | Alive | Delivered | Stale | Refused | Drain | Lost
-
-# --- what to do
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Run the job; answer with Ended, whatever happens."""
-
-    job: LeasedJob
-    placement: Placement
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """Signal all processes of a job."""
-
-    job_id: int
-    signum: signal.Signals
-
-
-@dataclass(frozen=True, slots=True)
-class Acquire:
-    """Ask for jobs; answer with Arrived."""
-
-    max_jobs: int
-    max_wall_time_min: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Report; answer with Delivered, Stale or Refused."""
-
-    reports: tuple[Report, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """All is done; `lost` if the session was over before."""
-
-    reason: str
-    lost: bool
-
-
-Action = Start | Kill | Acquire | Send | Exit
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +83,13 @@ class Pilot:
         """`epoch` is the Unix time when the monotonic clock was 0."""
         self._specs = tuple(nodes)
         self._nodes = tuple(map(Node.empty, nodes))
-        self._cores = sum(spec.cores for spec in nodes)
         self._terms = terms
         self._epoch = epoch
         self._backlog: dict[int, _Waiting] = {}
         self._running: dict[int, _Running] = {}
         self._outbox = Outbox(terms.linger)
         self._rate = _Rate(now)
-        self._usual = SMALLEST  #: what the last job needed, and so probably the next
+        self._usual = SERIAL  #: what the last job needed, and so probably the next
         self._acquiring = False
         self._asked_at = now
         self._ending = ""
@@ -238,8 +141,7 @@ class Pilot:
             case Alive():
                 self._lease_until = now + self._terms.ttl
             case Stale(job_ids):
-                self._outbox.stale(job_ids, now)
-                self._drop(job_ids, now)
+                self._drop(self._outbox.stale(job_ids, now), now)
             case Refused(why):
                 if given_up := self._outbox.refused(why, now):
                     log.error("the service refuses to record %s of job %d: %s", given_up.state, given_up.job_id, why)
@@ -271,19 +173,21 @@ class Pilot:
         else:
             self._report(run.job, outcome.state, now, outcome.data, outcome.result)
 
-    def _drop(self, job_ids: Iterable[int], now: float) -> None:
-        """These jobs are others' now."""
-        self._outbox.forget(frozenset(job_ids))
-        for job_id in job_ids:
-            self._backlog.pop(job_id, None)
-            if run := self._running.get(job_id):
+    def _drop(self, leases: Collection[Lease], now: float) -> None:
+        """These leases are over; the jobs may have come back to us under others."""
+        self._outbox.forget(leases)
+        for job_id, epoch in leases:
+            if (waiting := self._backlog.get(job_id)) and waiting.job.epoch == epoch:
+                del self._backlog[job_id]
+            if (run := self._running.get(job_id)) and run.job.epoch == epoch:
                 run.stale = True
                 run.kill_at = now
 
     def _lose(self, reason: str, now: float) -> None:
         self._lost = self._ending = reason
-        self._drop({*self._backlog, *self._running}, now)
         self._lease_until = math.inf
+        self._backlog.clear()
+        self._drop([(job_id, run.job.epoch) for job_id, run in self._running.items()], now)
 
     def _drain(self, reason: str, now: float, actions: list[Action], at_once: bool = False) -> None:
         self._ending = self._ending or reason
@@ -335,7 +239,7 @@ class Pilot:
     def _ask_for_jobs(self, now: float, actions: list[Action]) -> None:
         if self._acquiring or self._ending:
             return
-        free = 0 if self._backlog else room(self._nodes, self._usual, self._cores)
+        free = 0 if self._backlog else room(self._nodes, self._usual)
         ahead = int(self._rate.at(now) * self._terms.prefetch)
         wanted = min(free + ahead - len(self._backlog), MAX_BULK)
         # Work held in advance is replenished when half of it is gone, so that requests are few and full.
@@ -359,7 +263,7 @@ class Pilot:
 
     @property
     def _anything_free(self) -> bool:
-        return any(node.cores and node.occupancy for node in self._nodes)
+        return any(node.occupancy for node in self._nodes)
 
     @property
     def _idle_until(self) -> float:

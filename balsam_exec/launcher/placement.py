@@ -1,9 +1,9 @@
 """Which job fits where: pure arithmetic over the nodes of an allocation.
 
 A node is shared by jobs as far as its cores, its GPUs and its occupancy go: a job of `node_packing_count` n takes
-1/n of each of its nodes, so by default (1) it has them for itself. Cores limit only jobs that ask for more than one: with
-`node_packing_count` alone, as many jobs as it says share a node, whatever its cores (seed 000). All quantities are integers, so that whatever is
-taken and given back a million times adds up.
+1/n of each of its nodes, so by default (1) it has them for itself. Cores are counted for jobs that ask for more than
+one; of the others as many share a node as their `node_packing_count` says, whatever its cores (seed 000). All
+quantities are integers, so that whatever is taken and given back a million times adds up.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Need:
     """What a job takes of each of its nodes."""
 
     nodes: int
-    cores: int
+    cores: int  #: 0: they are not counted
     gpus: int  #: in units of WHOLE
     occupancy: int
 
@@ -35,8 +35,8 @@ class Need:
         return cls(job.num_nodes, cores, gpus, WHOLE // job.node_packing_count)
 
 
-#: A job of one core that shares its node with any number of others.
-SMALLEST = Need(nodes=1, cores=1, gpus=0, occupancy=0)
+#: A job of which as many fit on a node as it has cores.
+SERIAL = Need(nodes=1, cores=1, gpus=0, occupancy=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +91,9 @@ def place(nodes: Sequence[Node], need: Need) -> Placement | None:
     return None
 
 
-def room(nodes: Sequence[Node], need: Need, most: int) -> int:
-    """How many such jobs could start now, as far as anybody wants to know (`most`)."""
-    count = 0
-    free = tuple(nodes)
-    while count < most and (found := place(free, need)):
-        free = occupy(free, found)
-        count += 1
-    return count
+def room(nodes: Sequence[Node], need: Need) -> int:
+    """How many such jobs could start now."""
+    return sum(_copies(node, need) for node in nodes) // need.nodes
 
 
 def occupy(nodes: tuple[Node, ...], placement: Placement) -> tuple[Node, ...]:
@@ -112,12 +107,26 @@ def vacate(nodes: tuple[Node, ...], placement: Placement) -> tuple[Node, ...]:
 
 
 def _share(index: int, node: Node, need: Need) -> Share | None:
-    # A job that wants more cores than the node has takes them all, and so runs there alone.
-    cores = min(need.cores, node.spec.cores)
-    if cores > node.cores or need.occupancy > node.occupancy:
+    if need.cores > node.spec.cores:  # it runs all the same, but alone
+        if node.jobs:
+            return None
+        need = replace(need, cores=node.spec.cores, occupancy=WHOLE)
+    if need.cores > node.cores or need.occupancy > node.occupancy:
         return None
     gpus = _choose_gpus(node.gpus, need.gpus)
-    return None if gpus is None else Share(index, cores, gpus, need.occupancy)
+    return None if gpus is None else Share(index, need.cores, gpus, need.occupancy)
+
+
+def _copies(node: Node, need: Need) -> int:
+    """How many such jobs could start on a node; one at least if any can, since they may fit in other ways."""
+    if _share(0, node, need) is None:
+        return 0
+    limits = [node.cores // need.cores] if need.cores else []
+    limits += [node.occupancy // need.occupancy] if need.occupancy else []
+    if need.gpus:
+        each = need.gpus if need.gpus < WHOLE else -(-need.gpus // WHOLE) * WHOLE
+        limits.append(sum(node.gpus) // each)
+    return max(1, min(limits, default=1))
 
 
 def _choose_gpus(free: tuple[int, ...], wanted: int) -> tuple[tuple[int, int], ...] | None:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from balsam_exec.launcher.pilot import Event
+from balsam_exec.launcher.events import Event
 
 Callback = Callable[[int], None]
 

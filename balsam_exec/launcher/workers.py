@@ -16,7 +16,7 @@ from pathlib import Path
 from balsam_exec.apps import codec
 from balsam_exec.apps.payload import too_large
 from balsam_exec.launcher import outcomes, worker
-from balsam_exec.launcher.pilot import Ended, Outcome
+from balsam_exec.launcher.events import Ended, Outcome
 from balsam_exec.launcher.reactor import READ, WRITE, Reactor, open_pidfd
 from balsam_exec.model.apps import AppRecord, Isolation
 from balsam_exec.model.base import MAX_ENTITY

@@ -65,15 +65,15 @@ def test_stale_jobs_are_forgotten_and_the_rest_goes_again_first() -> None:
     outbox = outbox_of(report(1), report(2), report(3))
     outbox.take(0)
     outbox.put(report(4), 0, urgent=True)
-    outbox.stale({2}, 1)
+    assert outbox.stale({2}, 1) == {(2, 1)}
     assert ids(outbox.take(1)) == [1, 3, 4]
 
 
 def test_what_is_forgotten_is_not_due() -> None:
     outbox = outbox_of(report(1), report(1), report(2))
-    outbox.forget({1})
+    outbox.forget({(1, 1)})
     assert (outbox.due, len(outbox)) == (LINGER, 1)
-    outbox.forget({2})
+    outbox.forget({(2, 1)})
     assert (outbox.due, outbox.take(1)) == (math.inf, [])
 
 

@@ -23,7 +23,7 @@ def fill(free: tuple[Node, ...], **resources: float) -> list[Placement]:
     while placement := place(free, need):
         found.append(placement)
         free = occupy(free, placement)
-    assert len(found) == room(free, need, 0) + len(found)
+    assert room(free, need) == 0
     return found
 
 
@@ -48,6 +48,7 @@ def fill(free: tuple[Node, ...], **resources: float) -> list[Placement]:
 )
 def test_how_many_fit_on_a_node_of_8_cores_and_2_gpus(resources: dict[str, float], count: int) -> None:
     assert len(fill(nodes((8, 2)), **resources)) == count
+    assert room(nodes((8, 2)), Need.of(Resources.model_validate(resources))) == count
     impossible = obstacle([node.spec for node in nodes((8, 2))], Need.of(Resources.model_validate(resources)))
     assert (impossible is None) == (count > 0)
 
@@ -58,7 +59,9 @@ def test_a_job_too_large_for_a_node_waits_until_it_is_empty() -> None:
     large = Need.of(Resources(ranks_per_node=16, node_packing_count=8))
     assert small is not None
     assert place(occupy(free, small), large) is None
-    assert place(free, large) is not None
+    alone = place(free, large)
+    assert alone is not None
+    assert place(occupy(free, alone), Need.of(Resources(node_packing_count=8))) is None
 
 
 def test_jobs_of_several_nodes() -> None:
@@ -106,6 +109,7 @@ def test_nothing_is_oversubscribed_and_everything_comes_back(
             here = [n for n, p in running if any(share.node == index for share in p.shares)]
             assert node.jobs == len(here)
             assert len(here) == 1 or sum(need.cores for need in here) <= node.spec.cores
+            assert sum(need.occupancy for need in here) <= WHOLE
             assert sum(need.gpus for need in here) <= len(node.gpus) * WHOLE
     for _, placement in running:
         free = vacate(free, placement)

@@ -1,0 +1,124 @@
+"""What happens to a launcher, and what its pilot may decide to do."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+from balsam_exec.launcher.placement import Placement
+from balsam_exec.model.jobs import Result
+from balsam_exec.model.sessions import LeasedJob, Report
+from balsam_exec.model.states import JobState
+
+# --- what happens
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """The acquire that was asked for is answered, with jobs or without."""
+
+    jobs: tuple[LeasedJob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job that was started ended; `state` is RUN_DONE or RUN_ERROR."""
+
+    state: JobState
+    result: Result
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing is left of a job that was started, or it could not be started."""
+
+    job_id: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """The service has renewed the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The batch of reports under way is recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The batch under way is not recorded: the leases of these jobs are over."""
+
+    job_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The batch under way is not recorded: the service found fault with it."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Start nothing more, end what runs, and exit; `now` without grace for the jobs."""
+
+    reason: str
+    at_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The session is over."""
+
+    reason: str
+
+
+Event = Arrived | Ended | Alive | Delivered | Stale | Refused | Drain | Lost
+
+# --- what to do
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Run the job; answer with Ended, whatever happens."""
+
+    job: LeasedJob
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Signal all processes of a job."""
+
+    job_id: int
+    signum: signal.Signals
+
+
+@dataclass(frozen=True, slots=True)
+class Acquire:
+    """Ask for jobs; answer with Arrived."""
+
+    max_jobs: int
+    max_wall_time_min: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Report; answer with Delivered, Stale or Refused."""
+
+    reports: tuple[Report, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """All is done; `lost` if the session was over before."""
+
+    reason: str
+    lost: bool
+
+
+Action = Start | Kill | Acquire | Send | Exit
