@@ -23,11 +23,26 @@ def up(
 ) -> None:
     """Start a service, a local site and its agent for yourself on this machine, until `balsam down`."""
     from balsam_exec.embedded import Deployment
+    from balsam_exec.embedded.deployment import default_home
 
+    home = home or default_home()
+    former = _configured(home)
     deployment = Deployment.start(home, database=database)
-    print(
-        f"{'up' if deployment.started else 'already up'}: {deployment.url}, site {deployment.site} in {deployment.home}"
-    )
+    how = "up" if deployment.started else "already up"
+    print(f"{how}: {deployment.url}, site {deployment.site} in {deployment.home}")
+    if former not in (None, deployment.url):
+        typer.echo(f"this is now the service you use, instead of {former}; to go back: balsam login {former}", err=True)
+
+
+def _configured(home: Path) -> str | None:
+    """The URL of the service that this user has used so far."""
+    from balsam_exec.client.config import load_credentials
+    from balsam_exec.model.errors import ConfigurationError
+
+    try:
+        return load_credentials({"BALSAM_HOME": str(home)}).url
+    except ConfigurationError:
+        return None
 
 
 def down(home: HomeOption = None) -> None:

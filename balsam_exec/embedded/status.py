@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from balsam_exec.client.config import Credentials, load_credentials
+from balsam_exec.client.config import load_credentials
 from balsam_exec.client.service import Service
 from balsam_exec.embedded.layout import Layout, read_json, recorded
 from balsam_exec.model.errors import BalsamError, ConfigurationError
@@ -17,7 +18,7 @@ from balsam_exec.model.states import BATCH_JOB_ENDED
 
 #: An agent that was not heard of for so many seconds is down: three of its signs of life are missing.
 AGENT_SILENCE = 65.0
-#: Seconds for the service to answer.
+#: Seconds for the service to answer all that we ask.
 PATIENCE = 5.0
 
 
@@ -60,14 +61,22 @@ def status(home: Path) -> Status:
     if embedded or Layout(home).config_file.exists():
         found.parts.append(_supervisor(state))
     service = Service(credentials.url, credentials.token.get_secret_value(), deadline=0)
+    # Its socket takes our requests also when no service is there to answer them.
+    patience = threading.Timer(PATIENCE, service.close)
+    patience.start()
     try:
         found.parts.append(_service(service, state if embedded else {}))
         if found.parts[-1].ok:
-            found.parts += _sites(service, credentials, only_default=embedded)
+            sites = service.sites(limit=1000).results
+            if embedded:
+                found.parts.append(_agent(state, sites))
+            else:
+                found.parts += [_site(site) for site in sites]
             _count(service, found)
     except BalsamError as error:
         found.parts.append(Part("account", False, str(error)))
     finally:
+        patience.cancel()
         service.close()
     return found
 
@@ -86,17 +95,21 @@ def _service(service: Service, state: dict[str, Any]) -> Part:
     try:
         health = service.health(deadline=0)
     except BalsamError as error:
-        return Part("service", False, str(error))
+        waited = time.perf_counter() - started
+        return Part("service", False, f"no answer in {waited:.0f} s" if waited > PATIENCE - 1 else str(error))
     milliseconds = (time.perf_counter() - started) * 1000
     database = state.get("database") or health.database
     return Part("service", True, f"{service.url}, version {health.version}, {database}, {milliseconds:.0f} ms")
 
 
-def _sites(service: Service, credentials: Credentials, *, only_default: bool) -> list[Part]:
-    sites = service.sites(limit=1000).results
-    if only_default:
-        sites = [site for site in sites if site.name == credentials.site] or sites
-    return [_site(site) for site in sites]
+def _agent(state: dict[str, Any], sites: list[SiteRecord]) -> Part:
+    """The agent of the deployment's own site; the sites of other machines have theirs."""
+    process = recorded(state, "agent")
+    site = next((site for site in sites if site.id == (state.get("ready") or {}).get("site_id")), None)
+    if process is None or not process.alive or site is None:
+        return Part("agent", False, "not running; it is being restarted")
+    heard = _site(site)
+    return Part("agent", heard.ok, f"pid {process.pid}, {heard.name}, {heard.detail}")
 
 
 def _site(site: SiteRecord) -> Part:

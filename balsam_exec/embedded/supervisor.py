@@ -126,7 +126,8 @@ class Supervisor:
         self._layout = layout
         self._listener = listener
         self._database = database
-        self._ready: dict[str, Any] | None = None
+        self._was_ready = False
+        self._ready: dict[str, Any] | None = None  #: what the agent said, unless we are stopping
         self._stop_by: float | None = None
         self._selector = selectors.DefaultSelector()
         python = [sys.executable, "-P", "-m"]
@@ -165,6 +166,8 @@ class Supervisor:
             note("stopping")
             self._agent.tell("drain")
             self._stop_by = time.monotonic() + DRAIN_TIMEOUT
+            self._ready = None
+            self._write_state()
         else:
             self._stop_by = time.monotonic()
 
@@ -194,7 +197,7 @@ class Supervisor:
         os.close(pidfd)
         code = child.collect()
         note(f"{child.name} ended with {code}")
-        if self._ready is None and self._stop_by is None:
+        if not self._was_ready and self._stop_by is None:
             self.failed = True
             error = f"the {child.name} ended with {code} while it was starting"
             self._tell_started({"part": child.name, "error": error, "log": self._layout.log_tail(child.name)})
@@ -207,9 +210,12 @@ class Supervisor:
             line = file.readline()
         if not line:  # it ended before
             return
-        first, self._ready = self._ready is None, json.loads(line)
+        if self._stop_by is not None:
+            return
+        self._ready = json.loads(line)
         self._write_state()
-        if first and not self.failed:
+        if not self._was_ready:
+            self._was_ready = True
             self._tell_started({"url": self.url, **json.loads(line)})
 
     def _write_state(self) -> None:
@@ -288,9 +294,11 @@ def bind(layout: Layout, config: dict[str, Any]) -> socket.socket:
     return listener
 
 
-def lock(path: Path) -> IO[str]:
-    file = path.open("w")
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def lock(layout: Layout) -> IO[str]:
+    """What one supervisor of a deployment at a time can have; waits for one that is ending. Raises BlockingIOError."""
+    file = layout.supervisor_lock.open("w")
+    serving = bool(read_json(layout.state_file).get("ready"))
+    fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if serving else 0))
     return file
 
 
@@ -308,7 +316,7 @@ def main(argv: list[str] | None = None) -> int:
     layout = Layout(options.home)
     layout.create()
     try:
-        held = lock(layout.supervisor_lock)
+        held = lock(layout)
     except BlockingIOError:
         announce({"part": "supervisor", "error": f"another supervisor runs at {layout.home}", "log": ""})
         return 1
@@ -318,8 +326,8 @@ def main(argv: list[str] | None = None) -> int:
 
     def started(message: dict[str, Any]) -> None:
         announce(message)
-        if options.up_lock is not None:
-            os.close(options.up_lock)
+        if options.up_lock is not None and "error" not in message:
+            os.close(options.up_lock)  # else who tries again waits until we have ended
 
     with held, bind(layout, config) as listener:
         supervisor = Supervisor(layout, listener, database, options.creator, started)

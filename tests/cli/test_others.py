@@ -227,10 +227,10 @@ def test_up_status_down(balsam_home: Path) -> None:
         status = execute("status", home=balsam_home)
         assert status.returncode == 0, status.stdout
         lines = [line.split("\t") for line in status.stdout.splitlines()]
-        assert [line[:2] for line in lines[1:4]] == [["supervisor", "ok"], ["service", "ok"], ["site local", "ok"]]
+        assert [line[:2] for line in lines[1:4]] == [["supervisor", "ok"], ["service", "ok"], ["agent", "ok"]]
         told = json.loads(execute("status", "--json", home=balsam_home).stdout)
         assert told["healthy"] is True
-        assert [part["name"] for part in told["parts"]] == ["supervisor", "service", "site local"]
+        assert [part["name"] for part in told["parts"]] == ["supervisor", "service", "agent"]
         assert execute("site", "ls", home=balsam_home).returncode == 0
     finally:
         down = execute("down", home=balsam_home)
@@ -240,6 +240,17 @@ def test_up_status_down(balsam_home: Path) -> None:
     assert "balsam up" in after.stdout
     again = execute("down", home=balsam_home)
     assert (again.returncode, again.stdout) == (0, "it was not up\n")
+
+
+def test_up_says_what_it_takes_the_place_of(balsam: Balsam, balsam_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = os.environ["BALSAM_TOKEN"]
+    monkeypatch.delenv("BALSAM_URL")
+    monkeypatch.delenv("BALSAM_TOKEN")
+    balsam("login", balsam.live.url, "--with-token", stdin=f"{token}\n")
+    up = execute("up", home=balsam_home)
+    execute("down", home=balsam_home)
+    assert up.returncode == 0
+    assert f"balsam login {balsam.live.url}" in up.stderr
 
 
 def test_up_that_fails_says_why(balsam_home: Path) -> None:
