@@ -1,0 +1,284 @@
+"""Any sequence of calls, crashes and repetitions: no illegal state, no lost job, no lost or doubled result.
+
+The model knows what each launcher believes; the service must agree with it or refuse it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from balsam_exec.model.errors import IllegalTransition, NotFound, StaleLease
+from balsam_exec.model.jobs import Result
+from balsam_exec.model.states import RUNNABLE, TERMINAL, TRANSITIONS, Actor
+from balsam_exec.server.service import feed
+from balsam_exec.server.store.schema import RUNNABLE_UNLEASED
+from tests.server.world import S, World
+from tests.support.postgres import PostgresServer
+
+ENDS = [S.RUN_DONE, S.RUN_ERROR, S.RUN_TIMEOUT]
+TTL = 100.0
+
+
+class Campaign(RuleBasedStateMachine):
+    """Users, sites, launchers and the reaper, in any order."""
+
+    world: World
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world.empty()
+        self.jobs: list[int] = []
+        self.cursor = int(self.world.feed(None)["cursor"])
+        self.told: dict[int, str] = {}
+        #: session -> its leases as its launcher believes; a session stays here after its end.
+        self.held: dict[int, dict[int, dict[str, Any]]] = {}
+        self.ended: set[int] = set()
+        self.heard: dict[int, int] = {}
+        self.sent: list[tuple[int, list[Any]]] = []
+        self.runs = 0
+
+    # --- the user
+
+    @rule(count=st.integers(1, 4), hooked=st.booleans(), parents=st.lists(st.integers(0, 50), max_size=3))
+    def create(self, count: int, hooked: bool, parents: list[int]) -> None:
+        app = self.world.hooked if hooked else self.world.python
+        ids = [self.jobs[index % len(self.jobs)] for index in parents] if self.jobs else []
+        self.jobs += self.world.create(*[self.world.spec(app, parent_ids=ids)] * count)
+
+    @precondition(lambda self: self.jobs)
+    @rule(index=st.integers(0, 100), wanted=st.sampled_from(sorted(S)))
+    def set_state(self, index: int, wanted: S) -> None:
+        """By a user or the agent: legal and done, or refused and unchanged."""
+        job_id = self.jobs[index % len(self.jobs)]
+        before = S(self.world.state(job_id))
+        legal = before is wanted or {Actor.USER, Actor.SITE} & TRANSITIONS.get((before, wanted), frozenset())
+        try:
+            self.world.patch(job_id, state=wanted)
+        except IllegalTransition:
+            assert not legal
+            assert self.world.state(job_id) == before
+        else:
+            assert legal
+
+    @precondition(lambda self: self.jobs)
+    @rule(indices=st.lists(st.integers(0, 100), max_size=4))
+    def cancel(self, indices: list[int]) -> None:
+        for job_id in self.world.cancel(*(self.jobs[index % len(self.jobs)] for index in indices)):
+            assert self.world.state(job_id) == S.USER_KILLED
+
+    # --- launchers
+
+    @rule()
+    def open(self) -> None:
+        session = self.world.open(ttl_sec=TTL)
+        self.held[session] = {}
+        self.heard[session] = self.world.now
+
+    def pick(self, index: int) -> int:
+        return sorted(self.held)[index % len(self.held)]
+
+    @contextmanager
+    def a_call_of(self, session: int) -> Iterator[None]:
+        """It is answered, and extends the session, unless that has ended or not been heard of for too long."""
+        expired = self.world.now - self.heard[session] >= TTL * 1_000_000
+        try:
+            yield
+        except NotFound:
+            assert expired or session in self.ended
+        else:
+            assert not expired
+            assert session not in self.ended
+            self.heard[session] = self.world.now
+
+    @precondition(lambda self: self.held)
+    @rule(index=st.integers(0, 5), count=st.integers(1, 5), lost=st.booleans())
+    def acquire(self, index: int, count: int, lost: bool) -> None:
+        session = self.pick(index)
+        key = f"{session}-{len(self.held[session])}-{self.world.now}"
+        with self.a_call_of(session):
+            got = self.world.acquire(session, count, key=key)
+            if lost:  # the answer did not arrive, and the launcher asks again
+                assert self.world.acquire(session, count, key=key) == got
+            for job in got:
+                others = [
+                    s for s, leases in self.held.items() if leases.get(job["id"], {}).get("epoch") == job["epoch"]
+                ]
+                assert not others, "one lease was given twice"
+                self.held[session][job["id"]] = {**job, "sent": None}
+            self.world.later(0.001)
+
+    @precondition(lambda self: any(self.held.values()))
+    @rule(index=st.integers(0, 50), lost=st.booleans())
+    def start(self, index: int, lost: bool) -> None:
+        self.tell(index, lost, S.RUNNING)
+
+    @precondition(lambda self: any(self.held.values()))
+    @rule(index=st.integers(0, 50), lost=st.booleans())
+    def release(self, index: int, lost: bool) -> None:
+        self.tell(index, lost, None)
+
+    @precondition(lambda self: any(self.held.values()))
+    @rule(index=st.integers(0, 50), lost=st.booleans(), end=st.sampled_from(ENDS), both=st.booleans())
+    def end(self, index: int, lost: bool, end: S, both: bool) -> None:
+        self.tell(index, lost, *([S.RUNNING, end] if both else [end]))
+
+    def tell(self, index: int, lost: bool, *states: S | None) -> None:
+        """A launcher that keeps to its part reports on one of its jobs; perhaps twice, where an answer was lost."""
+        leases = sorted((s, job_id) for s, jobs in self.held.items() for job_id in jobs)
+        session, job_id = leases[index % len(leases)]
+        job = self.held[session][job_id]
+        started = job["sent"] is S.RUNNING
+        if started != (states[0] in ENDS):  # it starts what it has not started, and ends or releases nothing else
+            return
+        self.runs += 1
+        value = str(self.runs).encode()
+        reports = [
+            self.world.a_report(
+                job,
+                state,
+                result=Result(ok=state is S.RUN_DONE, value=value) if state in (S.RUN_DONE, S.RUN_ERROR) else None,
+            )
+            for state in states
+        ]
+        with self.a_call_of(session):
+            try:
+                self.world.report(session, *reports)
+                if lost:
+                    self.world.report(session, *reports)
+            except StaleLease as stale:
+                assert stale.detail["job_ids"] == [job_id]  # noqa: PT017
+                del self.held[session][job_id]
+            else:
+                self.sent.append((session, reports))
+                job["sent"] = states[-1]
+                if states[-1] is not S.RUNNING:
+                    del self.held[session][job_id]
+
+    @precondition(lambda self: self.sent)
+    @rule(index=st.integers(0, 50))
+    def repeat_an_old_report(self, index: int) -> None:
+        """As a network may: it changes nothing, whatever has happened since."""
+        session, reports = self.sent[index % len(self.sent)]
+        before = len(self.world.hops(reports[0].job_id))
+        with self.a_call_of(session):
+            with suppress(StaleLease):
+                self.world.report(session, *reports)
+            assert len(self.world.hops(reports[0].job_id)) == before
+
+    @precondition(lambda self: self.held)
+    @rule(index=st.integers(0, 5))
+    def close(self, index: int) -> None:
+        session = self.pick(index)
+        if session in self.ended:
+            return
+        self.world.close_session(session)
+        self.ended.add(session)
+
+    @rule(seconds=st.sampled_from([1, 60, 150]))
+    def pass_time(self, seconds: int) -> None:
+        """Launchers crash, or are slow; the reaper comes."""
+        self.world.later(seconds)
+        self.world.reap()
+        gone = {s for s, heard in self.heard.items() if self.world.now - heard >= TTL * 1_000_000}
+        self.ended |= gone
+
+    # --- what is always true
+
+    @invariant()
+    def the_tables_agree(self) -> None:
+        self.world.check_invariants()
+
+    @invariant()
+    def the_feed_tells_every_hop_once_and_in_order(self) -> None:
+        while True:
+            page = self.world.feed(self.cursor, kind=["job"])
+            for event in page["events"]:
+                job_id, source, target = event["subject_id"], event["from_state"], event["to_state"]
+                assert self.told.get(job_id, S.CREATED) == source, "a hop was skipped or repeated"
+                assert (S(source), S(target)) in TRANSITIONS
+                self.told[job_id] = target
+            self.cursor = int(page["cursor"])
+            if not page["events"]:
+                break
+        assert self.told == {job_id: self.world.state(job_id) for job_id in self.jobs}
+
+    def teardown(self) -> None:
+        """No job is lost: once every launcher is gone, others finish all that can still run."""
+        self.world.later(2 * TTL)
+        self.world.reap()
+        for _ in range(100):
+            waiting = [job_id for job_id in self.jobs if S(self.world.state(job_id)) not in TERMINAL]
+            if not self._help(waiting):
+                break
+        stuck = [job_id for job_id in waiting if not self._waits_for_a_failed_parent(job_id)]
+        assert not stuck
+        self.the_feed_tells_every_hop_once_and_in_order()
+        ended = self.world.read(feed.results, self.world.owner, self.jobs)
+        assert len(ended) == len(self.jobs) - len(waiting)
+
+    def _help(self, waiting: list[int]) -> bool:
+        """Do what site and launcher have to do. Whether there was anything."""
+        hooks = {
+            S.STAGED_IN: S.PREPROCESSED,
+            S.RUN_DONE: S.POSTPROCESSED,
+            S.RUN_ERROR: S.RESTART_READY,
+            S.RUN_TIMEOUT: S.RESTART_READY,
+        }
+        moved = False
+        for job_id in waiting:
+            state = S(self.world.state(job_id))
+            if state in hooks:
+                self.world.patch(job_id, state=hooks[state])
+                moved = True
+        session = self.world.open()
+        for job in self.world.acquire(session):
+            self.world.run(session, job)
+            moved = True
+        self.world.close_session(session)
+        return moved
+
+    def _waits_for_a_failed_parent(self, job_id: int) -> bool:
+        job = self.world.job(job_id)
+        return job["state"] == S.AWAITING_PARENTS and any(
+            self.world.state(parent) != S.JOB_FINISHED for parent in job["parent_ids"]
+        )
+
+
+def run_machine(world: World, examples: int) -> None:
+    machine = type("Campaign", (Campaign,), {"world": world})
+    try:
+        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+            machine,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=30,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                database=None,
+            ),
+        )
+    finally:
+        world.close()
+
+
+@pytest.mark.timeout(600)
+def test_any_campaign_on_sqlite(tmp_path: Path) -> None:
+    run_machine(World(f"sqlite:///{tmp_path / 'balsam.db'}"), 30)
+
+
+@pytest.mark.timeout(600)
+def test_any_campaign_on_postgresql(postgres: PostgresServer) -> None:
+    with postgres.database() as url:
+        run_machine(World(url), 10)
+
+
+def test_runnable_states_have_an_index() -> None:
+    assert all(f"'{state}'" in RUNNABLE_UNLEASED for state in RUNNABLE)
