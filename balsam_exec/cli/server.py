@@ -16,7 +16,7 @@ DatabaseOption = Annotated[
     str,
     typer.Option(
         "--database",
-        envvar="BALSAM_DATABASE_URL",
+        envvar="BALSAM_SERVER_DATABASE_URL",
         metavar="URL",
         help="Like postgresql+psycopg://me@host/balsam or sqlite:////var/lib/balsam.db",
     ),

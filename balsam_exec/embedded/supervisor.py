@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,13 +49,17 @@ class Child:
         self._command = command
         self._environ = environ
         self._log = log
-        self._quick_deaths = 0
+        self._failures = 0
         self._popen: subprocess.Popen[bytes] | None = None
         self._started = 0.0
 
     @property
     def running(self) -> bool:
         return self._popen is not None
+
+    @property
+    def is_due(self) -> bool:
+        return self.due is not None and self.due <= time.monotonic()
 
     @property
     def process(self) -> Process | None:
@@ -89,11 +94,16 @@ class Child:
             code = popen.wait()
         if popen.stdin is not None:
             popen.stdin.close()
-        now = time.monotonic()
-        self._quick_deaths = 0 if now - self._started > HEALTHY_AFTER else self._quick_deaths + 1
-        pause = 0.0 if self._quick_deaths < 2 else min(LONGEST_PAUSE, 0.25 * 2**self._quick_deaths)
-        self.due = now + pause
+        if time.monotonic() - self._started > HEALTHY_AFTER:
+            self._failures = 0
+        self.postpone()
         return code
+
+    def postpone(self) -> None:
+        """Set when to start it again after a failure: at once for the first one in a row."""
+        self._failures += 1
+        pause = 0.0 if self._failures < 2 else min(LONGEST_PAUSE, 0.25 * 2 ** min(self._failures, 10))
+        self.due = time.monotonic() + pause
 
     def tell(self, word: str) -> None:
         if self._popen is not None and self._popen.stdin is not None:
@@ -133,10 +143,15 @@ class Supervisor:
         python = [sys.executable, "-P", "-m"]
         environ = {k: v for k, v in os.environ.items() if k not in ("BALSAM_URL", "BALSAM_TOKEN", "BALSAM_SITE")}
         environ["BALSAM_HOME"] = str(layout.home)
-        service = ["balsam_exec.server", "--database", database, "--until-eof", "--fd", str(listener.fileno())]
+        service = ["balsam_exec.server", "--until-eof", "--fd", str(listener.fileno())]
         agent = ["balsam_exec.site", str(layout.site), "--create", SITE_NAME, "--until-eof"]
         bootstrap = str(layout.bootstrap_file)
-        self._service = Child("service", [*python, *service, "--bootstrap", bootstrap], environ, layout.logs["service"])
+        self._service = Child(
+            "service",
+            [*python, *service, "--bootstrap", bootstrap],
+            {**environ, "BALSAM_SERVER_DATABASE_URL": database},  # it may hold a password, and arguments are public
+            layout.logs["service"],
+        )
         self._agent = Child(
             "agent",
             [*python, *agent, "--credentials", bootstrap],
@@ -179,16 +194,23 @@ class Supervisor:
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _start_due(self) -> None:
-        now = time.monotonic()
-        if self._service.due is not None and self._service.due <= now:
-            self._watch(self._service, self._service.start(pass_fds=(self._listener.fileno(),)))
-        if self._agent.due is not None and self._agent.due <= now and self._stop_by is None:
+        if self.failed:
+            return
+        if self._service.is_due:
+            self._start(self._service, pass_fds=(self._listener.fileno(),))
+        if self._agent.is_due and self._stop_by is None:
             reader, writer = os.pipe()
-            self._watch(self._agent, self._agent.start("--ready-fd", str(writer), pass_fds=(writer,)))
+            self._start(self._agent, "--ready-fd", str(writer), pass_fds=(writer,))
             os.close(writer)
             self._selector.register(reader, selectors.EVENT_READ, lambda: self._agent_ready(reader))
 
-    def _watch(self, child: Child, pidfd: int) -> None:
+    def _start(self, child: Child, *options: str, pass_fds: tuple[int, ...]) -> None:
+        try:
+            pidfd = child.start(*options, pass_fds=pass_fds)
+        except OSError as error:  # too many processes, no memory: both may pass
+            note(f"cannot start the {child.name}: {error}")
+            child.postpone()
+            return
         self._selector.register(pidfd, selectors.EVENT_READ, lambda: self._ended(child, pidfd))
         self._write_state()
 
@@ -208,9 +230,7 @@ class Supervisor:
         self._selector.unregister(reader)
         with os.fdopen(reader) as file:
             line = file.readline()
-        if not line:  # it ended before
-            return
-        if self._stop_by is not None:
+        if not line or self._stop_by is not None:  # it ended before, or too late
             return
         self._ready = json.loads(line)
         self._write_state()
@@ -226,7 +246,10 @@ class Supervisor:
             state[f"{child.name}_restarts"] = child.restarts
         for name, process in processes.items():
             state[name] = None if process is None else {"pid": process.pid, "start": process.start}
-        write_json(self._layout.state_file, state)
+        try:
+            write_json(self._layout.state_file, state)
+        except OSError as error:  # the disk is full; others can do without
+            note(f"cannot write {self._layout.state_file}: {error}")
 
     def _listen_to_signals(self) -> None:
         receiver, sender = socket.socketpair()
@@ -259,7 +282,8 @@ class Supervisor:
 
 
 def note(text: str) -> None:
-    print(time.strftime("%Y-%m-%d %H:%M:%S"), text, file=sys.stderr, flush=True)
+    with suppress(OSError):  # a full disk must not end us
+        print(time.strftime("%Y-%m-%d %H:%M:%S"), text, file=sys.stderr, flush=True)
 
 
 def announce(message: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from balsam_exec.model.errors import BalsamError, Conflict, IllegalTransition, N
 from balsam_exec.model.events import Kind
 from balsam_exec.model.states import BATCH_JOB_ENDED, BatchJobState
 from balsam_exec.platform.schedulers import Status, SubmitSpec, make_scheduler
-from balsam_exec.platform.schedulers.base import SchedulerState, SubmitRefused
+from balsam_exec.platform.schedulers.base import SchedulerState, SchedulerUnavailable, SubmitRefused
 from balsam_exec.platform.settings import SiteDirectory, SiteSettings
 from balsam_exec.site.decisions import Cancel, Submit, Update, decide
 from balsam_exec.site.part import Part
@@ -143,12 +143,17 @@ class Allocations(Part):
         self._seen = {scheduler_id for scheduler_id in ids.values() if scheduler_id}
         statuses = self._scheduler.statuses(self._seen)
         live = 0
+        trouble: SchedulerUnavailable | None = None
         for job in jobs:
             try:
                 live += self._advance(job, ids[job.id], statuses)
             except (NotFound, Conflict, IllegalTransition) as error:
                 # Somebody else changed it at the same moment, and the feed will wake us for that.
                 log.info("batch job %s: %s", job.id, error)
+            except SchedulerUnavailable as error:
+                trouble = error  # the others get their turn first
+        if trouble is not None:
+            raise trouble
         return live
 
     def _unfinished(self) -> list[BatchJobRecord]:

@@ -62,7 +62,7 @@ class Part(ABC):
                     return
                 if time.monotonic() - started > _LAST_PAUSE:
                     pause = _FIRST_PAUSE
-                expected = isinstance(error, BalsamError) and error.transient
-                log.error("%s: %s; again in %.1f s", self.name, error, pause, exc_info=not expected)
+                defect = not isinstance(error, BalsamError)
+                log.error("%s: %s; again in %.1f s", self.name, error, pause, exc_info=defect)
                 self.wait(pause)
                 pause = min(2 * pause, _LAST_PAUSE)

@@ -45,7 +45,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("error", "traceback"),
-    [(RuntimeError("a defect"), True), (BalsamError("final"), True), (ServiceUnavailable("away"), False)],
+    [(RuntimeError("a defect"), True), (BalsamError("final"), False), (ServiceUnavailable("away"), False)],
 )
 def test_a_failure_is_logged_and_mended(error: Exception, traceback: bool, caplog: pytest.LogCaptureFixture) -> None:
     scripted = Scripted(fail_with(error), fail_with(error))
