@@ -103,10 +103,7 @@ def loads(data: bytes, names: dict[str, Any] | None = None) -> Any:
     except CodecError:
         raise
     except Exception as exc:
-        made_by = f", made by Python {stamp[2]} with {codec_name(codec)} {stamp[3]}" if len(stamp) == 4 else ""
-        raise CodecError(
-            f"cannot load a payload{made_by} in Python {PYTHON} ({sys.executable}): {type(exc).__name__}: {exc}"
-        ) from exc
+        raise CodecError(f"cannot load a payload{_made_by(stamp)}: {type(exc).__name__}: {exc}") from exc
 
 
 def dump_app(cls: type, base: type) -> bytes:
@@ -177,6 +174,16 @@ def _split(data: bytes) -> tuple[list[str], memoryview]:
     if len(stamp) < 2 or stamp[0] != FORMAT:
         raise CodecError(f"not a payload of format {FORMAT}: it was made by another version of balsam_exec")
     return stamp, memoryview(data)[end + 1 :]
+
+
+def _made_by(stamp: list[str]) -> str:
+    """Where a payload that does not load comes from, and where that was found out: mostly the reason."""
+    here = f"Python {PYTHON} ({sys.executable})"
+    if len(stamp) < 4:
+        return f" in {here}"
+    name = codec_name(stamp[1])
+    found = getattr(sys.modules.get(name), "__version__", "none")
+    return f" of Python {stamp[2]} with {name} {stamp[3]} in {here} with {name} {found}"
 
 
 def _check_python(stamp: list[str], body: memoryview) -> None:

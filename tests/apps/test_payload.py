@@ -172,6 +172,11 @@ def test_code_of_another_python_is_refused_before_it_is_loaded(dump: Any) -> Non
         payload.load_app(data)
 
 
+def test_what_does_not_load_says_who_made_it_and_who_tried() -> None:
+    with pytest.raises(PayloadError, match=r"of Python 3\.11 with dill 0\.3\.1 in Python .* with dill \d"):
+        payload.load(b"bx1 d 3.11 0.3.1\ngarbage")
+
+
 def test_data_of_another_python_is_welcome() -> None:
     data = payload.dump(TwoArguments)  # by reference: no code in it
     assert payload.load(data.replace(f" {codec.PYTHON} ".encode(), b" 3.8 ", 1)) is TwoArguments
