@@ -123,11 +123,14 @@ class QuerySet(Generic[R]):
             page = self._kind.routes.page(client.service, asked)
             for record in page.results:
                 yield self._kind.from_record(client, record)
-            if len(page.results) < limit:
-                return
             left = None if left is None else left - limit
             # Keyset where the order allows it: as fast at the end as at the beginning, and undisturbed by changes.
-            position = {"after": page.next, "offset": 0} if page.next else {"offset": asked.offset + limit}
+            if page.next is not None:
+                position = {"after": page.next, "offset": 0}
+            elif len(page.results) == limit and self._ordering.lstrip("-") != "id":
+                position = {"offset": asked.offset + limit}
+            else:
+                return
 
     def __len__(self) -> int:
         return len(self._all_found())

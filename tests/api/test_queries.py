@@ -9,7 +9,7 @@ import pytest
 
 from balsam_exec.api import Client, Job, JobState, Site
 from balsam_exec.api.jobs import JobQuerySet
-from balsam_exec.model import base
+from balsam_exec.model.base import MAX_PAGE
 from balsam_exec.model.errors import InvalidRequest
 
 
@@ -170,14 +170,19 @@ def test_a_query_is_lazy_and_asks_once(mine: JobQuerySet, jobs: list[Job], clien
     assert len(found.all()) == 1
 
 
-def test_pages_are_fetched_as_needed(mine: JobQuerySet, jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("balsam_exec.api.queryset.MAX_PAGE", 5)
-    assert base.MAX_PAGE > 5
+@pytest.mark.parametrize("page", [1, 4, 5, 6, 12, 13])
+def test_pages_follow_each_other(mine: JobQuerySet, page: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("balsam_exec.api.queryset.MAX_PAGE", page)
+    assert page < MAX_PAGE
     for ordering in ("id", "-id", "num_nodes", "-num_nodes"):
         expected = sorted(range(12), reverse=ordering.startswith("-"))
         assert numbers(mine.order_by(ordering)) == expected
         assert numbers(mine.order_by(ordering)[1:8]) == expected[1:8]
         assert numbers(mine.order_by(ordering)[4:].iterator()) == expected[4:]
+
+
+def test_pages_are_fetched_as_needed(mine: JobQuerySet, jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("balsam_exec.api.queryset.MAX_PAGE", 5)
     seen = mine.iterator()
     assert next(seen) == jobs[0]
     for job in jobs[5:]:
