@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from balsam_exec.launcher.commands import CommandRunner, cannot_start
@@ -63,7 +62,6 @@ class Launcher:
         self._environment = dict(environment)
         if mission.batch_job_id is not None:
             self._environment["BALSAM_BATCH_JOB_ID"] = str(mission.batch_job_id)
-        self._environment_of = lru_cache(maxsize=1024)(self._make_environment)
 
     def drain(self, reason: str, at_once: bool = False) -> None:
         """End the launcher: for signal handlers and other threads."""
@@ -118,7 +116,7 @@ class Launcher:
             app = self._link.apps.get(job.app_id)
             if app is None:
                 raise NotFound(f"its app (id {job.app_id}) no longer exists")
-            environment = self._environment_of(app.id, app.digest, self._gpus(start.placement))
+            environment = self._environment_of(app, start.placement)
             if app.command_template is None:
                 self._python.start(job, app, workdir, environment)
             else:
@@ -126,11 +124,10 @@ class Launcher:
         except (BalsamError, OSError) as problem:
             self.reactor.emit(Ended(job.id, cannot_start(problem)))
 
-    def _make_environment(self, app_id: int, digest: str, gpus: str) -> Mapping[str, str]:
-        app: AppRecord = self._link.apps[app_id]
+    def _environment_of(self, app: AppRecord, placement: Placement) -> dict[str, str]:
         environment = {**self._environment, **app.environment_variables}
         if any(node.gpus for node in self._mission.nodes):
-            environment["CUDA_VISIBLE_DEVICES"] = gpus
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus(placement)
         return environment
 
     def _gpus(self, placement: Placement) -> str:
