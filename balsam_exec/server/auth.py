@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from sqlalchemy import Connection
 
 from balsam_exec.model.errors import NotAuthenticated
@@ -70,17 +70,16 @@ def _look_up(connection: Connection, digest: bytes, now: int) -> Caller | None:
     return None if row is None else Caller(row.user_id, row.id, None if row.expires is None else micros(row.expires))
 
 
-_bearer = HTTPBearer(auto_error=False, description="A token from `balsam login` or `balsam token create`.")
+class _Bearer(HTTPBearer):
+    """What OpenAPI shows and what lets a caller in, in one: every further dependency costs every request."""
 
-
-async def _authenticated(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> int:
-    if credentials is None:
-        raise NotAuthenticated("send a token: `Authorization: Bearer TOKEN`")
-    authenticator: Authenticator = request.app.state.authenticator
-    return (await authenticator.caller(credentials.credentials)).user_id
+    async def __call__(self, request: Request) -> int:  # type: ignore[override]
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise NotAuthenticated("send a token: `Authorization: Bearer TOKEN`")
+        authenticator: Authenticator = request.app.state.authenticator
+        return (await authenticator.caller(token)).user_id
 
 
 #: In a route's signature: the id of the user who asks.
-User = Annotated[int, Depends(_authenticated)]
+User = Annotated[int, Depends(_Bearer(description="A token from `balsam login` or `balsam token create`."))]

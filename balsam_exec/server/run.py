@@ -45,6 +45,7 @@ def serve(
             http="httptools",
             ws="none",
             access_log=False,
+            proxy_headers=False,
             log_level="warning",
             timeout_keep_alive=75,
             timeout_graceful_shutdown=_GRACE,
