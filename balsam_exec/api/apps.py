@@ -28,7 +28,18 @@ class _AppId:
 
 
 class ApplicationDefinition(definition.ApplicationDefinition):
-    __doc__ = definition.ApplicationDefinition.__doc__
+    """An app, declared as a class (seed 001 "Writing ApplicationDefinitions"):
+
+        class Sleeper(ApplicationDefinition):
+            site = "theta-gpu"  # a site's name, id or Site object
+            command_template = "sleep {{ sleeptime }} && echo goodbye"
+
+        job = Sleeper.submit("test/sleep_3", sleeptime=3)
+
+    Either a `command_template` or a method `run(self, ...)` says what runs, never both; a wrong definition raises
+    InvalidRequest at the class statement. The docstring is the description. A class belongs to the configured service,
+    or to the one its Site object came from. All it may declare: `balsam_exec.apps.definition.ApplicationDefinition`.
+    """
 
     __app_id__: ClassVar[_AppId] = _AppId()
 

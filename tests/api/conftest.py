@@ -24,11 +24,16 @@ from balsam_exec.model.states import JobState
 from tests.support.services import LiveService
 
 
-@pytest.fixture(scope="session")
-def live(tmp_path_factory: pytest.TempPathFactory, nothing_left_running: None) -> Iterator[LiveService]:
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def live(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, nothing_left_running: None
+) -> Iterator[LiveService]:
     directory = tmp_path_factory.mktemp("api-service")
-    with LiveService(f"sqlite:///{directory / 'balsam.db'}", directory) as service:
-        yield service
+    with ExitStack() as stack:
+        database = f"sqlite:///{directory / 'balsam.db'}"
+        if request.param == "postgresql":
+            database = stack.enter_context(request.getfixturevalue("postgres").database())
+        yield stack.enter_context(LiveService(database, directory))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from balsam_exec.api import Client, Job, JobState, Site
+from balsam_exec.api import ApplicationDefinition, Client, Job, JobState, Site
 from balsam_exec.api.jobs import JOB_FIELDS
 from balsam_exec.model.errors import DoesNotExist, IllegalTransition, InvalidRequest, NotFound, ParameterError, TooLarge
 from balsam_exec.model.jobs import JobSpec, Resources
@@ -66,6 +66,21 @@ def test_an_app_by_class_id_or_name(echo: Any, client: Client, site: Site) -> No
         client.Job("w", client.App.objects.get(site_id=site), parameters={"words": "x"}),
     ]
     assert {job.app_id for job in client.Job.objects.bulk_create(created)} == {echo.__app_id__}
+
+
+def test_a_name_at_two_sites_needs_a_site_or_a_default(client: Client, site: Site) -> None:
+    name = f"App{site.name[5:]}"
+    other = client.Site.objects.create(name=site.name + "-2")
+    here, there = (
+        type(name, (ApplicationDefinition,), {"site": where, "command_template": "true"}) for where in (site, other)
+    )
+    here.sync()
+    assert client.Job.objects.create(workdir="w", app_id=name).site_id == site.id
+    there.sync()
+    with pytest.raises(InvalidRequest, match=f"{site.id}, {other.id}"):
+        client.Job.objects.create(workdir="w", app_id=name)
+    client.service.default_site = other.name
+    assert client.Job.objects.create(workdir="w", app_id=name).site_id == other.id
 
 
 @pytest.mark.parametrize("ref", [10**15, "Nowhere", object()])
