@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from balsam_exec.launcher import outcomes
 from balsam_exec.launcher.events import Ended, Outcome
 from balsam_exec.launcher.reactor import Reactor, open_pidfd
+from balsam_exec.launcher.tree import Tree
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.errors import BalsamError
 from balsam_exec.model.sessions import LeasedJob
@@ -30,6 +30,7 @@ _PLAIN = re.compile(r"[\w@%+=:,./' -]+", re.ASCII)
 @dataclass(slots=True)
 class _Command:
     process: subprocess.Popen[bytes]
+    tree: Tree
     pidfd: int
     job_out: Path
     start: int  #: of its output in job.out
@@ -57,16 +58,17 @@ class CommandRunner:
             process = self._spawn(prefix + command_words(line, environment.get("PATH")), output, workdir, environment)
         finally:
             os.close(output)
-        command = _Command(process, open_pidfd(process), job_out, start)
+        command = _Command(process, Tree(process.pid), open_pidfd(process), job_out, start)
         self._commands[job.id] = command
         self._reactor.watch(command.pidfd, lambda _: self._ended(job.id))
 
     def kill(self, job_id: int, signum: signal.Signals) -> bool:
         """Signal the job's processes; False if it is none of ours."""
         command = self._commands.get(job_id)
-        if command is not None:
-            _signal_group(command.process.pid, signum)
-        return command is not None
+        if command is None:
+            return False
+        command.tree.tell(signum)
+        return True
 
     def close(self) -> None:
         os.close(self._stdin)
@@ -86,11 +88,17 @@ class CommandRunner:
         )
 
     def _ended(self, job_id: int) -> None:
-        command = self._commands.pop(job_id)
+        """The process that we watch for this job has ended."""
+        command = self._commands[job_id]
         self._reactor.forget(command.pidfd)
         os.close(command.pidfd)
-        # What it left in its process group ends with it, and before its pid, the group's name, may go to another.
-        _signal_group(command.process.pid, signal.SIGKILL)
+        if (pidfd := command.tree.survivor()) is not None:
+            # A shell dies of SIGTERM at once; what it ran may be writing a checkpoint, and has its time of grace.
+            command.pidfd = pidfd
+            self._reactor.watch(pidfd, lambda _: self._ended(job_id))
+            return
+        command.tree.clear()
+        del self._commands[job_id]
         outcome = outcomes.command_ended(command.process.wait(), command.job_out, command.start)
         self._reactor.emit(Ended(job_id, outcome))
 
@@ -132,8 +140,3 @@ def _open_output(workdir: Path, job_out: Path) -> int:
     except FileNotFoundError:
         workdir.mkdir(parents=True, exist_ok=True)
         return os.open(job_out, flags, 0o666)
-
-
-def _signal_group(leader: int, signum: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # all gone; or all of another user (a set-uid program)
-        os.killpg(leader, signum)

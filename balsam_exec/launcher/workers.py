@@ -18,6 +18,7 @@ from balsam_exec.apps.payload import too_large
 from balsam_exec.launcher import outcomes, worker
 from balsam_exec.launcher.events import Ended, Outcome
 from balsam_exec.launcher.reactor import READ, WRITE, Reactor, open_pidfd
+from balsam_exec.launcher.tree import Tree
 from balsam_exec.model.apps import AppRecord, Isolation
 from balsam_exec.model.base import MAX_ENTITY
 from balsam_exec.model.errors import ConfigurationError, PayloadError
@@ -63,6 +64,7 @@ class _Worker:
                 start_new_session=True,
             )
             self.pidfd = open_pidfd(self.process)
+            self.tree = Tree(self.process.pid)
         except BaseException:
             ours.close()
             raise
@@ -89,10 +91,6 @@ class _Worker:
                 self._received.clear()
                 self._on_answer(self, status, number, body)
 
-    def kill(self, signum: signal.Signals) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signum)
-
     def close(self) -> None:
         """Close the channel, on which an idle worker ends by itself."""
         if not self._closed:
@@ -115,7 +113,7 @@ class _Worker:
                     return
             # The worker has closed it: if it has not ended, it is of no more use.
             self.close()
-            self.kill(signal.SIGKILL)
+            self.tree.tell(signal.SIGKILL)
 
     def _flush(self) -> None:
         if self._closed:
@@ -169,7 +167,7 @@ class PythonRunner:
         """Signal the job's worker, and all it started; False if it is none of ours."""
         found = self._busy.get(job_id)
         if found is not None:
-            found.kill(signum)
+            found.tree.tell(signum)
         return found is not None
 
     def close(self, patience: float = 1.0) -> None:
@@ -193,7 +191,7 @@ class PythonRunner:
     def _answered(self, source: _Worker, status: int, number: int, body: bytes) -> None:
         task = source.task
         if task is None:
-            source.kill(signal.SIGKILL)  # it speaks out of turn: not our worker's code any more
+            source.tree.tell(signal.SIGKILL)  # it speaks out of turn: not our worker's code any more
             return
         source.task = None
         del self._busy[task.job_id]
@@ -201,15 +199,20 @@ class PythonRunner:
         self._reactor.emit(Ended(task.job_id, _outcome(status, number, body, task)))
 
     def _died(self, dead: _Worker) -> None:
+        """The process that we watch for this worker has ended: it, or one that it had started."""
         if dead.task is not None:
             dead.receive()  # its last answer may have come together with its death
-        self._reactor.forget(dead.pidfd)
-        os.close(dead.pidfd)
         dead.close()
-        dead.kill(signal.SIGKILL)  # what it left behind in its process group
-        return_code = dead.process.wait()
         if dead in self._idle:
             self._idle.remove(dead)
+        self._reactor.forget(dead.pidfd)
+        os.close(dead.pidfd)
+        if (pidfd := dead.tree.survivor()) is not None:
+            dead.pidfd = pidfd
+            self._reactor.watch(pidfd, lambda _: self._died(dead))
+            return
+        dead.tree.clear()
+        return_code = dead.process.wait()
         if (task := dead.task) is not None:
             del self._busy[task.job_id]
             self._reactor.emit(Ended(task.job_id, outcomes.worker_died(return_code, task.job_out, task.start)))
@@ -221,7 +224,7 @@ class PythonRunner:
         try:
             unwanted.process.wait(patience)
         except subprocess.TimeoutExpired:
-            unwanted.kill(signal.SIGKILL)
+            unwanted.tree.tell(signal.SIGKILL)
             unwanted.process.wait()
 
 

@@ -147,6 +147,25 @@ def test_a_drain_ends_a_whole_process_group(service: FakeService, launch: Launch
     assert wait_gone(int(output.read_text().split()[0]), 10)
 
 
+def test_a_drain_gives_grace_to_what_a_shell_runs(service: FakeService, launch: Launch, tmp_path: Path) -> None:
+    """The shell dies of SIGTERM at once, the program below it saves its work first."""
+    program = tmp_path / "program"
+    program.write_text(
+        "#!/bin/bash\ntrap 'sleep 0.3; echo saved; exit' TERM\necho ready\nwhile :; do sleep 0.05; done\n"
+    )
+    program.chmod(0o755)
+    app = service.add_app(command_template=f"set -m; {program} & {program}; echo after")
+    running = launch(grace=20)
+    job_id = service.add_job(app, workdir="w")
+    output = tmp_path / "data/w/job.out"
+    wait_until(lambda: output.exists() and output.read_text().count("ready") == 2, 20, "the job")
+    running.launcher.drain("enough")
+    wait_until(lambda: "saved" in output.read_text(), 20, "the checkpoint")
+    running.launcher.drain("at once", at_once=True)
+    assert running.join()
+    assert service.state[job_id] is JobState.RUN_TIMEOUT
+
+
 def test_a_workdir_that_cannot_be_made_fails_the_job(service: FakeService, launch: Launch, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/file").touch()

@@ -1,0 +1,48 @@
+"""A process of ours with all that follows it: its children and theirs, and whatever else is in its session."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+
+from balsam_exec.platform.processes import Process
+
+
+class Tree:
+    """Led by a child of ours, the leader of a session, that is not waited for before we are done with the tree: till
+    then no other process or group can bear its number."""
+
+    def __init__(self, leader: int) -> None:
+        self._leader = leader
+        self._followers: set[Process] = set()  #: the living ones that were told to end, wherever they go then
+        self._told: signal.Signals | None = None
+
+    def tell(self, signum: signal.Signals) -> None:
+        """Signal every process, each once. Looks through /proc, so it is for the rare case."""
+        self._told = signum
+        with suppress(PermissionError):
+            os.kill(self._leader, signum)
+        self._tell_followers(signum)
+
+    def survivor(self) -> int | None:
+        """The pidfd of a process that lives on though the tree was told to end and its leader is dead. Whoever has
+        come since is told, too. None: nothing is left, or nobody told it to end."""
+        if self._told is None:
+            return None
+        self._tell_followers(self._told)
+        return next((pidfd for process in self._followers if (pidfd := process.open()) is not None), None)
+
+    def clear(self) -> None:
+        """Kill what a leader that ended by itself left in its process group."""
+        with suppress(ProcessLookupError, PermissionError):  # all gone; or all of another user (a set-uid program)
+            os.killpg(self._leader, signal.SIGKILL)
+
+    def _tell_followers(self, signum: signal.Signals) -> None:
+        leader = Process.of(self._leader) or Process(self._leader, 0)  # the latter: dead, and its number still ours
+        known = self._followers
+        self._followers = {process for process in known.union(leader.followers()) if process.alive}
+        for process in self._followers:
+            if signum == signal.SIGKILL or process not in known:
+                with suppress(PermissionError):
+                    process.send(signum)
