@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from datetime import datetime
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, Unpack, cast
 
@@ -82,20 +84,24 @@ class JobQuerySet(QuerySet["Job"]):
         self._whole("delete")
         return 0 if self._nothing else self._client().service.delete_jobs(self._query())
 
-    def bulk_create(self, jobs: Iterable[Job]) -> list[Job]:
+    def bulk_create(self, jobs: Iterable[Job], key: str | None = None) -> list[Job]:
         """Save new jobs in as few requests as possible. A parent may be among them. Nothing is sent if one is wrong.
 
+        The same jobs under the same `key` are made once: after a crash or a lost connection, do it again with the key.
         Raises InvalidRequest, ParameterError, PayloadError, TooLarge.
         """
         listed = list(jobs)
         client = self._client()
         app = cache(client.app)  # each app is looked up once, and never remembered for longer than this
         drafts = [(job, job._draft(app)) for job in listed]
-        while drafts:
+        key = key or uuid.uuid4().hex
+        for generation in count():
+            if not drafts:
+                break
             ready = [(job, draft) for job, draft in drafts if not job._unsaved_parents()]
             if not ready:
                 raise InvalidRequest("these jobs have parents that are neither saved nor among them (or each other)")
-            _create(client, ready)
+            _create(client, ready, f"{key}-{generation}")
             created = {id(job) for job, _ in ready}
             drafts = [(job, draft) for job, draft in drafts if id(job) not in created]
         return listed
@@ -132,7 +138,8 @@ class JobQuerySet(QuerySet["Job"]):
                     break
         except TimeoutError:
             pass  # what is not done says so
-        return WaitResult([j for j in listed if id(j) in done], [j for j in listed if id(j) not in done])
+        over = outcome.grouped([job for job in listed if id(job) in done])
+        return WaitResult(over, [job for job in listed if id(job) not in done])
 
     def as_completed(self, jobs: Iterable[Job], timeout: float | None = None) -> Iterator[Job]:
         """The jobs in the order in which they end. Raises TimeoutError when some have not after `timeout` seconds."""
@@ -353,12 +360,12 @@ class Job(Resource):
         return cast(JobSpec, self._validated(JobSpec, given)), record
 
 
-def _create(client: Client, drafts: Sequence[tuple[Job, tuple[JobSpec, AppRecord]]]) -> None:
+def _create(client: Client, drafts: Sequence[tuple[Job, tuple[JobSpec, AppRecord]]], key: str) -> None:
     specs = []
     for job, (spec, _) in drafts:
         parents = [one._saved_id() if isinstance(one, Job) else one for one in job._values.get("parent_ids", ())]
         specs.append(spec.model_copy(update={"parent_ids": parents}) if parents else spec)
-    made = client.service.create_jobs(specs)
+    made = client.service.create_jobs(specs, key)
     for (job, (_, app)), spec, created in zip(drafts, specs, made, strict=True):
         values = {**spec.__dict__, "id": created.id, "state": created.state, "site_id": app.site_id}
         # Copies, because the caller may change his own; the clock of the service is asked for when somebody wants it.

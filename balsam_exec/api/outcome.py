@@ -34,7 +34,7 @@ def ended(jobs: Sequence[Job], timeout: float | None) -> Iterator[list[Job]]:
         else:
             pending.setdefault(job._saved_id(), []).append(job)
     if known:
-        yield _grouped(known)
+        yield known
     if not pending:
         return
     clients = {id(job._own_client): job._own_client for some in pending.values() for job in some}
@@ -45,7 +45,7 @@ def ended(jobs: Sequence[Job], timeout: float | None) -> Iterator[list[Job]]:
         group = _look(client.service, pending, list(pending))
         while True:
             if group:
-                yield _grouped(group)
+                yield grouped(group)
             if not pending:
                 return
             try:
@@ -103,7 +103,8 @@ def _look(service: Service, pending: dict[int, list[Job]], ids: Collection[int])
     return over
 
 
-def _grouped(jobs: list[Job]) -> list[Job]:
+def grouped(jobs: list[Job]) -> list[Job]:
+    """Ask for the results of these jobs together, once one is wanted."""
     for job in jobs:
         job._group = jobs
     return jobs

@@ -229,7 +229,7 @@ class Resource:
         return same and self._own_client.service == other._own_client.service
 
     def __hash__(self) -> int:
-        # Equal ones must hash alike, before and after they are saved is the same object only.
+        # By the id, so only once it is saved: a hash must not change.
         return hash((type(self).routes.query, self._saved_id()))
 
 

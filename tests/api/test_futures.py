@@ -116,6 +116,24 @@ def test_wait_for_all(divide: Any, site: Site, launch: Launch) -> None:
     assert [job.result(timeout=5) for job in made] == list(range(30))
 
 
+def test_results_of_jobs_that_were_waited_for_are_asked_for_together(
+    divide: Any, client: Client, site: Site, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch(site)
+    jobs = client.Job.objects.bulk_create([divide.submit("w", x=i, save=False) for i in range(30)])
+    client.Job.objects.wait(jobs, timeout=30)
+    asked: list[list[int]] = []
+    results = client.service.results
+
+    def noting(ids: Any) -> Any:
+        asked.append(list(ids))
+        return results(ids)
+
+    monkeypatch.setattr(client.service, "results", noting)
+    assert [job.result() for job in jobs] == list(range(30))
+    assert len(asked) == 1
+
+
 def test_wait_gives_back_what_is_not_done_in_time(divide: Any, client: Client, site: Site, launch: Launch) -> None:
     launch(site)
     ends = divide.submit("w", x=1)

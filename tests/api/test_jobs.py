@@ -269,6 +269,17 @@ def test_bulk_create_of_many_keeps_the_order(echo: Any, client: Client) -> None:
     assert client.Job.objects.get(site=echo.site, tags={"i": "4321"}) == jobs[4321]
 
 
+def test_bulk_create_again_with_the_same_key_makes_nothing_new(echo: Any, client: Client) -> None:
+    def campaign() -> list[Job]:
+        parent = echo.submit("w", words="x", save=False)
+        return [parent, echo.submit("w", words="y", parent_ids=[parent], save=False)]
+
+    first = client.Job.objects.bulk_create(campaign(), key=f"run {echo.site.name}")
+    assert client.Job.objects.bulk_create(campaign(), key=f"run {echo.site.name}") == first
+    assert client.Job.objects.bulk_create(campaign()) != first
+    assert client.Job.objects.filter(site=echo.site).count() == 4
+
+
 def test_bulk_update_sends_what_differs_all_or_nothing(echo: Any, client: Client) -> None:
     jobs = client.Job.objects.bulk_create(echo.submit(f"w/{i}", words="x", save=False) for i in range(4))
     for i, job in enumerate(jobs[:3]):
