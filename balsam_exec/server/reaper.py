@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 
 from sqlalchemy import Connection
 
-from balsam_exec.model.errors import BalsamError
 from balsam_exec.server.auth import Authenticator
 from balsam_exec.server.config import ServerSettings
 from balsam_exec.server.service import leases
@@ -32,35 +31,34 @@ class Reaper:
         self._period = settings.reaper_period
         self._key_lifetime = settings.key_lifetime * _SECOND
         self._keys_forgotten = 0
+        self._next_expiry: int | None = None
 
     async def run(self) -> None:
         while True:
             for duty in (self._expire_sessions, self._mark_tokens, self._forget_keys):
                 await self._survive(duty)
-            await asyncio.sleep(await self._until_next())
+            await asyncio.sleep(self._until_next())
 
     async def _survive(self, duty: Callable[[], Awaitable[None]]) -> None:
-        """A database that does not answer now may answer in a period."""
+        """Whatever goes wrong now, the next round comes: without a reaper no lease would ever end."""
         try:
             await duty()
-        except BalsamError:
+        except Exception:
             log.exception("the reaper will try again in %s s", self._period)
 
-    async def _until_next(self) -> float:
+    def _until_next(self) -> float:
         """Seconds until a session expires, at most a period."""
-        try:
-            expiry = await self._runtime.read(lease_store.next_expiry)
-        except BalsamError:
+        if self._next_expiry is None:
             return self._period
-        if expiry is None:
-            return self._period
-        return min(self._period, max(0.01, (expiry - self._runtime.clock()) / _SECOND))
+        return min(self._period, max(0.01, (self._next_expiry - self._runtime.clock()) / _SECOND))
 
     async def _expire_sessions(self) -> None:
         now = self._runtime.clock()
+        self._next_expiry = None
         for session_id in await self._runtime.read(_expired, now):
             await self._runtime.write(leases.expire_session, session_id)
             log.warning("session %d expired", session_id)
+        self._next_expiry = await self._runtime.read(lease_store.next_expiry)
 
     async def _mark_tokens(self) -> None:
         if used := self._authenticator.take_used():

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
+from collections.abc import Callable
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
 
 from balsam_exec.model.base import MAX_BODY, MAX_BULK, MAX_ENTITY
 from tests.server.http import Http
+from tests.support.services import LiveService
 
 _names = itertools.count()
 
@@ -167,6 +171,21 @@ def test_an_announced_body_over_the_limit_is_refused(http: Http) -> None:
     answer = http("POST", "/jobs", b"[]", headers={"Content-Length": str(MAX_BODY + 1)})
     assert (answer.status, answer.json["error"]) == (413, "too_large")
     assert answer.json["detail"]["limit"] == MAX_BODY
+
+
+def test_a_body_that_grows_over_the_limit_is_refused(
+    start_service: Callable[[str], LiveService], sqlite_url: str
+) -> None:
+    """Nothing is announced with chunked encoding, so it is counted as it comes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BALSAM_SERVER_MAX_BODY", "100000")
+        live = start_service(sqlite_url)
+    connection = HTTPConnection(live.host, live.port, timeout=30)
+    chunks = (b" " * 1000 for _ in range(200))
+    connection.request("POST", "/jobs", chunks, {"Authorization": f"Bearer {live.token}"}, encode_chunked=True)
+    response = connection.getresponse()
+    assert (response.status, json.loads(response.read())["error"]) == (413, "too_large")
+    connection.close()
 
 
 def test_too_long_a_key_is_refused(http: Http) -> None:

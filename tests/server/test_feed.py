@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from balsam_exec.model.errors import InvalidRequest
 from balsam_exec.model.jobs import Result
@@ -231,6 +232,34 @@ def test_a_token_revoked_at_one_process_is_refused_by_all(processes: list[Http])
     deadline = time.monotonic() + 10
     while users[-1]("GET", "/auth/me").status != 401:
         assert time.monotonic() < deadline
+
+
+def test_lost_connections_to_the_database_are_made_again(
+    start_service: Callable[[str], LiveService], postgres_url: str
+) -> None:
+    """As when PostgreSQL restarts: for a moment a 503, then all is well, notifications included."""
+    first, second = start_service(postgres_url), start_service(postgres_url)
+    http, other = Http(first), Http(second, token=first.token)
+    campaign = Campaign(http)
+    engine = create_engine(postgres_url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.connect() as connection:
+        everyone_else = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+        connection.execute(text(everyone_else + "AND pid <> pg_backend_pid()"))
+    engine.dispose()
+    deadline = time.monotonic() + DEADLINE
+    for client in (http, other):
+        while (answer := client("GET", "/jobs")).status != 200:
+            assert (answer.status, answer.json["error"]) == (503, "service_unavailable")
+            assert time.monotonic() < deadline
+    while "not hearing" not in second.log:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    cursor = campaign.cursor()
+    told: list[Any] = []
+    campaign.create(1)
+    for batch in follow(other, cursor, 1, kind="job"):
+        told += batch
+    assert len(told) == 1
 
 
 def test_a_long_poll_ends_with_nothing_after_its_timeout(processes: list[Http]) -> None:
