@@ -47,6 +47,7 @@ class Agent:
         self._allocations: Allocations | None = None
         self._parts: list[Part] = []
         self._stopped = threading.Event()
+        self._starting = threading.Lock()
         self._starter = threading.Thread(target=self._bring_up, name="starter", daemon=True)
 
     def start(self) -> None:
@@ -55,7 +56,8 @@ class Agent:
     def stop(self, drain_timeout: float | None = None) -> None:
         """Come to an end. The site's allocations go on, unless there is a `drain_timeout`: then they are cancelled and
         have so many seconds to end. Launchers of theirs go on with their work and the next agent finds them again."""
-        self._stopped.set()
+        with self._starting:  # from here on no part is started
+            self._stopped.set()
         if drain_timeout is not None and self._allocations is not None and not self._allocations.drain(drain_timeout):
             log.warning("some allocations did not end in %.0f s", drain_timeout)
         for part in self._parts:
@@ -75,11 +77,14 @@ class Agent:
             return
         if record is None or self._service is None:
             return
+        with self._starting:
+            if self._stopped.is_set():
+                return
+            self._allocations = Allocations(self._service, record.id, self._site, self._site.settings())
+            self._parts = [self._allocations, Heartbeat(self._service, record.id)]
+            for part in self._parts:
+                part.start()
         log.info("serving site %s (%s) at %s", record.name, record.id, self._service.url)
-        self._allocations = Allocations(self._service, record.id, self._site, self._site.settings())
-        self._parts = [self._allocations, Heartbeat(self._service, record.id)]
-        for part in self._parts:
-            part.start()
         self._on_ready(record)
 
     def _attached(self) -> SiteRecord | None:

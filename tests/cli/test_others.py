@@ -101,7 +101,8 @@ def test_site_start(balsam: Balsam, tmp_path: Path) -> None:
             wait_until(lambda: "serving site renamed" in agent.stderr.readline(), 10, "its word")  # type: ignore[union-attr]
         finally:
             agent.send_signal(signal.SIGINT)
-        assert agent.wait(20) == 0
+        rest = agent.communicate(timeout=20)[1]
+        assert agent.returncode == 0, rest
 
 
 @pytest.mark.parametrize(
