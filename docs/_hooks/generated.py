@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import typer
+from pydantic import BaseModel
 
 MARKER = re.compile(r"<!-- generated: ([\w-]+) -->")
 
@@ -101,16 +102,26 @@ def cli() -> str:
     return "\n".join(walk(command, command.context_class(command, info_name="balsam")))
 
 
+def settings(model: type[BaseModel]) -> str:
+    said = comments(model)
+    kinds = inspect.get_annotations(model)
+    rows = []
+    for name, field in model.model_fields.items():
+        default = "required" if field.is_required() else f"`{field.default}`"
+        rows.append([f"`{name}`", f"`{kinds[name]}`", default, said.get(name, "")])
+    return table(["setting", "type", "default", "means"], rows)
+
+
 def site_settings() -> str:
     from balsam_exec.platform.settings import SiteSettings
 
-    said = comments(SiteSettings)
-    rows = []
-    for name, field in SiteSettings.model_fields.items():
-        default = "required" if field.is_required() else f"`{field.default}`"
-        kind = str(inspect.get_annotations(SiteSettings)[name])
-        rows.append([f"`{name}`", f"`{kind}`", default, field.description or said.get(name, "")])
-    return table(["setting", "type", "default", "means"], rows)
+    return settings(SiteSettings)
+
+
+def server_settings() -> str:
+    from balsam_exec.server.config import ServerSettings
+
+    return settings(ServerSettings)
 
 
 def limits() -> str:
@@ -146,6 +157,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "errors": errors,
     "cli": cli,
     "site-settings": site_settings,
+    "server-settings": server_settings,
     "limits": limits,
     "routes": routes,
 }
