@@ -153,6 +153,22 @@ def test_a_released_job_is_free_again(world: World) -> None:
         world.report(session, world.a_report(job, None))
 
 
+def test_an_old_epoch_is_refused_to_the_holder_too(world: World) -> None:
+    [job_id] = world.create()
+    session = world.open()
+    [old] = world.acquire(session)
+    world.cancel(job_id)
+    world.patch(job_id, state=S.RESTART_READY)
+    [new] = world.acquire(session)
+    assert new["epoch"] == old["epoch"] + 2
+    for state in (S.RUNNING, None):
+        with pytest.raises(StaleLease):
+            world.report(session, world.a_report(old, state))
+    world.run(session, new)
+    with pytest.raises(StaleLease):
+        world.run(session, old)
+
+
 def test_what_was_released_cannot_be_started(world: World) -> None:
     world.create()
     session = world.open()

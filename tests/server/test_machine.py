@@ -43,6 +43,8 @@ class Campaign(RuleBasedStateMachine):
         self.ended: set[int] = set()
         self.heard: dict[int, int] = {}
         self.sent: list[tuple[int, list[Any]]] = []
+        #: Leases that their own launchers hold anew, under a later epoch.
+        self.outlived: list[tuple[int, dict[str, Any]]] = []
         self.runs = 0
 
     # --- the user
@@ -112,8 +114,49 @@ class Campaign(RuleBasedStateMachine):
                     s for s, leases in self.held.items() if leases.get(job["id"], {}).get("epoch") == job["epoch"]
                 ]
                 assert not others, "one lease was given twice"
-                self.held[session][job["id"]] = {**job, "sent": None}
+                self.lease(session, job)
             self.world.later(0.001)
+
+    def lease(self, session: int, job: dict[str, Any]) -> None:
+        if job["id"] in self.held[session]:
+            self.outlived.append((session, self.held[session][job["id"]]))
+        self.held[session][job["id"]] = {**job, "sent": None}
+
+    @precondition(lambda self: any(self.held.values()))
+    @rule(index=st.integers(0, 50))
+    def lose_and_regain(self, index: int) -> None:
+        """The owner takes a job away and sets it free, and the same launcher gets it again."""
+        session, job_id = self.pick_lease(index)
+        if session in self.ended or self.world.state(job_id) not in RUNNABLE:
+            return
+        self.world.patch(job_id, state=S.USER_KILLED)
+        self.world.patch(job_id, state=S.RESTART_READY)
+        with self.a_call_of(session):
+            for job in self.world.acquire(session):
+                self.lease(session, job)
+
+    @precondition(lambda self: self.outlived)
+    @rule(index=st.integers(0, 50), state=st.sampled_from([S.RUNNING, None]))
+    def report_under_an_old_epoch(self, index: int, state: S | None) -> None:
+        session, job = self.outlived[index % len(self.outlived)]
+        with self.a_call_of(session), pytest.raises(StaleLease):
+            self.world.report(session, self.world.a_report(job, state))
+
+    @precondition(lambda self: self.held)
+    @rule(index=st.integers(0, 5))
+    def run_all(self, index: int) -> None:
+        session = self.pick(index)
+        with self.a_call_of(session):
+            for job in self.world.acquire(session):
+                self.world.run(session, job)
+
+    @precondition(lambda self: self.jobs)
+    @rule(index=st.integers(0, 100))
+    def restart(self, index: int) -> None:
+        """A user restarts what has ended."""
+        ended = [job_id for job_id in self.jobs if self.world.state(job_id) in TERMINAL]
+        if ended:
+            self.world.patch(ended[index % len(ended)], state=S.RESTART_READY)
 
     @precondition(lambda self: any(self.held.values()))
     @rule(index=st.integers(0, 50), lost=st.booleans())
@@ -130,10 +173,13 @@ class Campaign(RuleBasedStateMachine):
     def end(self, index: int, lost: bool, end: S, both: bool) -> None:
         self.tell(index, lost, *([S.RUNNING, end] if both else [end]))
 
+    def pick_lease(self, index: int) -> tuple[int, int]:
+        leases = sorted((session, job_id) for session, jobs in self.held.items() for job_id in jobs)
+        return leases[index % len(leases)]
+
     def tell(self, index: int, lost: bool, *states: S | None) -> None:
         """A launcher that keeps to its part reports on one of its jobs; perhaps twice, where an answer was lost."""
-        leases = sorted((s, job_id) for s, jobs in self.held.items() for job_id in jobs)
-        session, job_id = leases[index % len(leases)]
+        session, job_id = self.pick_lease(index)
         job = self.held[session][job_id]
         started = job["sent"] is S.RUNNING
         if started != (states[0] in ENDS):  # it starts what it has not started, and ends or releases nothing else
