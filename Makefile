@@ -31,7 +31,7 @@ test: $(DEV) ## Run every test, on SQLite and on a PostgreSQL of its own
 test-lowest: .venv-lowest/.dev-installed ## Run the tests with the lowest versions that pyproject.toml allows
 	.venv-lowest/bin/pytest -n $(WORKERS) -p no:cacheprovider $(ARGS)
 
-bench: $(DEV) bench-peers ## Measure, beside Parsl, HyperQueue and a bare loop; writes build/benchmarks/*.json
+bench: $(DEV) bench-peers ## Measure, beside Parsl, HyperQueue and a bare loop, for docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
 bench-peers: .venv-peers/.installed

@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark in turn, each in a process of its own; tables to stdout, JSON to build/benchmarks."""
+"""`make bench`: every benchmark in turn, each in a process of its own; tables to stdout, JSON to benchmarks/results."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 
 from benchmarks.harness import ROOT
 
+RESULTS = ROOT / "benchmarks/results"
 NAMES = ("pool_noop", "commands", "bulk_create", "scaling", "startup")
 
 
@@ -14,8 +15,7 @@ def main() -> int:
     failed = 0
     for name in NAMES:
         print(f"--- {name}", file=sys.stderr, flush=True)
-        report = ROOT / "build/benchmarks" / f"{name}.json"
-        command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(report), *sys.argv[1:]]
+        command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(RESULTS / f"{name}.json"), *sys.argv[1:]]
         failed += subprocess.run(command, cwd=ROOT, check=False).returncode != 0
         print()
     return failed

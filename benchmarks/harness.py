@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
 ROOT = Path(__file__).parent.parent
 PEERS_PYTHON = ROOT / ".venv-peers/bin/python"
@@ -48,8 +48,20 @@ class Report:
         self.rows.append(Row(name, value, unit, list(rounds), goal, met))
         return value
 
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        found = json.loads(path.read_text())
+        return cls(found["title"], [Row(**row) for row in found["rows"]], found["machine"])
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    def where(self) -> str:
+        return ", ".join(f"{key}: {value}" for key, value in self.machine.items())
+
     def markdown(self) -> str:
-        lines = [f"### {self.title}", "", "| what | median | range | goal |", "|---|---|---|---|"]
+        lines = [f"## {self.title}", "", "| what | median | range | goal |", "|---|---|---|---|"]
         for row in self.rows:
             spread = f"{show(min(row.rounds))} - {show(max(row.rounds))}" if len(row.rounds) > 1 else ""
             verdict = {None: "", True: ": met", False: ": missed"}[row.met]
@@ -66,7 +78,7 @@ def machine() -> dict[str, str]:
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "cpu": f"{os.cpu_count()} x {cpu}",
-        "system": f"{platform.system()} {platform.release()}",
+        "load when it began": f"{os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),
         "balsam-exec": version("balsam-exec"),
     }
@@ -118,5 +130,4 @@ def main(measure: Callable[[argparse.Namespace], Report], **options: int) -> Non
     report = measure(arguments)
     print(report.markdown())
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(asdict(report), indent=2) + "\n")
+        report.save(arguments.json)

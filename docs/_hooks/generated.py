@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import typer
 from pydantic import BaseModel
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for the benchmarks, which are not installed
 
 MARKER = re.compile(r"<!-- generated: ([\w-]+) -->")
 
@@ -150,6 +154,15 @@ def routes() -> str:
     return table(["route", "does"], rows)
 
 
+def benchmarks() -> str:
+    """The tables of benchmarks/results, which `make bench` writes."""
+    from benchmarks.__main__ import NAMES, RESULTS
+    from benchmarks.harness import Report
+
+    reports = [Report.load(RESULTS / f"{name}.json") for name in NAMES]
+    return "\n\n".join(f"{report.markdown()}\n\n{report.where()}" for report in reports)
+
+
 GENERATORS: dict[str, Callable[[], str]] = {
     "states": states,
     "transitions": transitions,
@@ -160,4 +173,5 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "server-settings": server_settings,
     "limits": limits,
     "routes": routes,
+    "benchmarks": benchmarks,
 }
