@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from balsam_exec.model.errors import InvalidRequest
+from balsam_exec.model.errors import InvalidRequest, TooLarge
 from balsam_exec.model.queries import AppQuery, EventQuery, JobQuery, SiteQuery
 from balsam_exec.server.service import apps, feed, jobs, sites
 from balsam_exec.server.store.types import moment
@@ -106,6 +106,22 @@ def test_pages_in_another_order_go_by_offset(world: World) -> None:
     assert page["next"] is None
     with pytest.raises(InvalidRequest, match="use offset"):
         found(world, after=1, ordering="created")
+
+
+def test_pages_are_bounded_in_bytes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "BUDGET", 1000)
+    ids = world.create(*(world.spec(arguments=b"x" * size) for size in (2000, 400, 400, 400)))
+    after, pages = None, []
+    while True:
+        page = world.read(jobs.jobs, world.owner, JobQuery(after=after))
+        pages.append([job["id"] for job in page["results"]])
+        after = page["next"]
+        if after is None:
+            break
+    assert pages == [ids[:1], ids[1:3], ids[3:]]
+    assert len(world.job(ids[0])["arguments"]) == 2000
+    with pytest.raises(TooLarge, match="limit=1"):
+        found(world, ordering="created")
 
 
 def test_a_tag_has_a_key_and_a_value(world: World) -> None:

@@ -6,9 +6,12 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from balsam_exec.model.errors import NotFound
+from balsam_exec.model.errors import NotFound, TooLarge
 from balsam_exec.model.queries import Query
 from balsam_exec.server.store import filters, listing
+
+#: Bytes of arguments in one page.
+BUDGET = 32 * 1024 * 1024
 
 
 def job(connection: Connection, owner_id: int, job_id: int) -> dict[str, Any]:
@@ -19,7 +22,22 @@ def job(connection: Connection, owner_id: int, job_id: int) -> dict[str, Any]:
 
 
 def jobs(connection: Connection, owner_id: int, query: Query) -> dict[str, Any]:
-    return filters.page(listing.job_page(connection, owner_id, query), query)
+    """A page, as much of it as the budget allows. Raises TooLarge where an order leaves no way to go on from there."""
+    page = _within_budget(filters.page(listing.job_page(connection, owner_id, query), query), query)
+    listing.add_arguments(connection, page["results"])
+    return page
+
+
+def _within_budget(page: dict[str, Any], query: Query) -> dict[str, Any]:
+    results = page["results"]
+    budget = BUDGET
+    for index, found in enumerate(results):
+        budget -= found["size"]
+        if budget < 0 and index:
+            if query.ordering not in ("id", "-id"):  # type: ignore[attr-defined]
+                raise TooLarge(f"the arguments of these jobs exceed {BUDGET} bytes: ask for fewer (limit={index})")
+            return {"results": results[:index], "next": results[index - 1]["id"]}
+    return page
 
 
 def count(connection: Connection, owner_id: int, query: Query) -> int:

@@ -19,13 +19,21 @@ _JOB_FIELDS = (
     *("num_nodes", "ranks_per_node", "threads_per_rank", "threads_per_core", "gpus_per_rank"),
     *("node_packing_count", "wall_time_min"),
 )
-_PAYLOAD_FIELDS = ("workdir", "tags", "data", "parameters", "arguments", "launch_params", "transfers")
-_RECORD = [*(jobs.c[name] for name in _JOB_FIELDS), *(job_payloads.c[name] for name in _PAYLOAD_FIELDS)]
+_PAYLOAD_FIELDS = ("workdir", "tags", "data", "parameters", "launch_params", "transfers")
+#: All of a JobRecord but its arguments, which may be large: only their size.
+_RECORD = [
+    *(jobs.c[name] for name in _JOB_FIELDS),
+    *(job_payloads.c[name] for name in _PAYLOAD_FIELDS),
+    func.coalesce(func.length(job_payloads.c.arguments), 0).label("size"),
+]
 _FIELDS: dict[str, ColumnElement[Any]] = {
     **{name: jobs.c[name] for name in _JOB_FIELDS},
     "workdir": job_payloads.c.workdir,
     "app_name": apps.c.name,
 }
+_ARGUMENTS = select(job_payloads.c.job_id, job_payloads.c.arguments).where(
+    any_of(job_payloads.c.job_id, bindparam("ids", type_=IdList()))
+)
 _PARENTS = (
     select(job_edges.c.child_id, job_edges.c.parent_id)
     .where(any_of(job_edges.c.child_id, bindparam("ids", type_=IdList())))
@@ -79,14 +87,24 @@ def page_query(owner_id: int, query: Query) -> Select[Any]:
 
 
 def job_page(connection: Connection, owner_id: int, query: Query) -> list[dict[str, Any]]:
-    """The rows of a page of JobRecords, and one more where there are more."""
+    """The rows of a page of JobRecords, and one more where there are more; `add_arguments` completes them."""
     return _records(connection, page_query(owner_id, query))
+
+
+def add_arguments(connection: Connection, records: Sequence[dict[str, Any]]) -> None:
+    """Complete JobRecords: their arguments instead of the size of these."""
+    large = [record["id"] for record in records if record.pop("size")]
+    found = dict(connection.execute(_ARGUMENTS, {"ids": large}).all()) if large else {}
+    for record in records:
+        record["arguments"] = found.get(record["id"])
 
 
 def job(connection: Connection, owner_id: int, job_id: int) -> dict[str, Any] | None:
     statement = select(*_RECORD).join(job_payloads, job_payloads.c.job_id == jobs.c.id)
     statement = statement.where(jobs.c.id == job_id, jobs.c.owner_id == owner_id)
-    return next(iter(_records(connection, statement)), None)
+    records = _records(connection, statement)
+    add_arguments(connection, records)
+    return next(iter(records), None)
 
 
 def _records(connection: Connection, statement: Select[Any]) -> list[dict[str, Any]]:
