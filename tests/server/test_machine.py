@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from balsam_exec.model.errors import IllegalTransition, NotFound, StaleLease
 from balsam_exec.model.jobs import Result
@@ -47,6 +54,14 @@ class Campaign(RuleBasedStateMachine):
         self.outlived: list[tuple[int, dict[str, Any]]] = []
         self.runs = 0
 
+    @initialize()
+    def begin(self) -> None:
+        """Two launchers, some jobs, and a child of one of them: else most examples are about nothing."""
+        self.open()
+        self.open()
+        self.create(3, False, [])
+        self.create(1, False, [0])
+
     # --- the user
 
     @rule(count=st.integers(1, 4), hooked=st.booleans(), parents=st.lists(st.integers(0, 50), max_size=3))
@@ -78,6 +93,7 @@ class Campaign(RuleBasedStateMachine):
 
     # --- launchers
 
+    @precondition(lambda self: len(self.held) - len(self.ended) < 3)
     @rule()
     def open(self) -> None:
         session = self.world.open(ttl_sec=TTL)
@@ -85,7 +101,9 @@ class Campaign(RuleBasedStateMachine):
         self.heard[session] = self.world.now
 
     def pick(self, index: int) -> int:
-        return sorted(self.held)[index % len(self.held)]
+        """A session; seldom one that has ended."""
+        living = sorted(set(self.held) - self.ended)
+        return living[index % len(living)] if living and index else max(self.held)
 
     @contextmanager
     def a_call_of(self, session: int) -> Iterator[None]:
@@ -122,16 +140,19 @@ class Campaign(RuleBasedStateMachine):
             self.outlived.append((session, self.held[session][job["id"]]))
         self.held[session][job["id"]] = {**job, "sent": None}
 
-    @precondition(lambda self: any(self.held.values()))
-    @rule(index=st.integers(0, 50))
+    @precondition(lambda self: self.held)
+    @rule(index=st.integers(0, 5))
     def lose_and_regain(self, index: int) -> None:
-        """The owner takes a job away and sets it free, and the same launcher gets it again."""
-        session, job_id = self.pick_lease(index)
-        if session in self.ended or self.world.state(job_id) not in RUNNABLE:
-            return
-        self.world.patch(job_id, state=S.USER_KILLED)
-        self.world.patch(job_id, state=S.RESTART_READY)
+        """The owner takes jobs away and sets them free, and the same launcher gets them again."""
+        session = self.pick(index)
         with self.a_call_of(session):
+            for _ in range(2):
+                for job in self.world.acquire(session):
+                    self.lease(session, job)
+                for job_id in self.held[session]:
+                    if self.world.state(job_id) in RUNNABLE:
+                        self.world.patch(job_id, state=S.USER_KILLED)
+                        self.world.patch(job_id, state=S.RESTART_READY)
             for job in self.world.acquire(session):
                 self.lease(session, job)
 
@@ -160,29 +181,26 @@ class Campaign(RuleBasedStateMachine):
 
     @precondition(lambda self: any(self.held.values()))
     @rule(index=st.integers(0, 50), lost=st.booleans())
-    def start(self, index: int, lost: bool) -> None:
-        self.tell(index, lost, S.RUNNING)
-
-    @precondition(lambda self: any(self.held.values()))
-    @rule(index=st.integers(0, 50), lost=st.booleans())
     def release(self, index: int, lost: bool) -> None:
         self.tell(index, lost, None)
 
     @precondition(lambda self: any(self.held.values()))
     @rule(index=st.integers(0, 50), lost=st.booleans(), end=st.sampled_from(ENDS), both=st.booleans())
-    def end(self, index: int, lost: bool, end: S, both: bool) -> None:
-        self.tell(index, lost, *([S.RUNNING, end] if both else [end]))
+    def go_on(self, index: int, lost: bool, end: S, both: bool) -> None:
+        """Start a job, end one that runs, or both in one report."""
+        session, job_id = self.pick_lease(index)
+        running = self.held[session][job_id]["sent"] is S.RUNNING
+        self.tell(index, lost, *([end] if running else [S.RUNNING, end] if both else [S.RUNNING]))
 
     def pick_lease(self, index: int) -> tuple[int, int]:
         leases = sorted((session, job_id) for session, jobs in self.held.items() for job_id in jobs)
-        return leases[index % len(leases)]
+        return leases[-1 - index % len(leases)]  # the later ones first, whose sessions live
 
     def tell(self, index: int, lost: bool, *states: S | None) -> None:
         """A launcher that keeps to its part reports on one of its jobs; perhaps twice, where an answer was lost."""
         session, job_id = self.pick_lease(index)
         job = self.held[session][job_id]
-        started = job["sent"] is S.RUNNING
-        if started != (states[0] in ENDS):  # it starts what it has not started, and ends or releases nothing else
+        if states[0] is None and job["sent"] is S.RUNNING:  # only what was not started is given back
             return
         self.runs += 1
         value = str(self.runs).encode()
@@ -305,7 +323,7 @@ def run_machine(world: World, examples: int) -> None:
             machine,
             settings=settings(
                 max_examples=examples,
-                stateful_step_count=30,
+                stateful_step_count=40,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
                 database=None,
@@ -317,13 +335,13 @@ def run_machine(world: World, examples: int) -> None:
 
 @pytest.mark.timeout(600)
 def test_any_campaign_on_sqlite(tmp_path: Path) -> None:
-    run_machine(World(f"sqlite:///{tmp_path / 'balsam.db'}"), 30)
+    run_machine(World(f"sqlite:///{tmp_path / 'balsam.db'}"), 50)
 
 
 @pytest.mark.timeout(600)
 def test_any_campaign_on_postgresql(postgres: PostgresServer) -> None:
     with postgres.database() as url:
-        run_machine(World(url), 10)
+        run_machine(World(url), 15)
 
 
 def test_runnable_states_have_an_index() -> None:
