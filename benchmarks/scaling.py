@@ -20,6 +20,7 @@ from balsam_exec.model.sessions import Report as JobReport
 from balsam_exec.model.states import JobState
 from benchmarks.databases import make_app, services
 from benchmarks.harness import Report, main
+from tests.support.services import LiveService
 
 ACQUIRED = 100
 REPEATS = 15
@@ -69,55 +70,53 @@ def fill(engine: sa.Engine, model: int, first: int, count: int) -> None:
         connection.execute(sa.text("VACUUM ANALYZE" if engine.dialect.name == "postgresql" else "ANALYZE"))
 
 
-def milliseconds(call: Callable[[], object]) -> list[float]:
-    found = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        call()
-        found.append(1e3 * (time.perf_counter() - start))
-    return found
-
-
-def time_all(service: Service, site_id: int, app_id: int) -> dict[str, list[float]]:
-    service.create_jobs([JobSpec(app_id=app_id, workdir=f"new/{n}") for n in range(ACQUIRED * REPEATS)])
-    session = service.open_session(SessionSpec(site_id=site_id))
+def prepare(live: LiveService, finished: int) -> dict[str, Callable[[], object]]:
+    """A service over `finished` finished jobs and some runnable ones; what is to be measured with it."""
+    service = live.service
+    site_id, app_id = make_app(live)
+    model = run_one(service, site_id, app_id)
+    engine = sa.create_engine(live.database)
+    fill(engine, model, model + 1, finished - 1)
+    engine.dispose()
+    service.create_jobs([JobSpec(app_id=app_id, workdir=f"new/{n}") for n in range(ACQUIRED * (REPEATS + 1))])
+    session = service.open_session(SessionSpec(site_id=site_id, ttl_sec=600))
 
     def acquire() -> None:
         jobs = service.acquire(session.id, AcquireRequest(max_jobs=ACQUIRED, max_nodes=1))
         if len(jobs) != ACQUIRED:
             raise SystemExit(f"acquired {len(jobs)} of {ACQUIRED}")
 
-    found = {
-        f"acquire {ACQUIRED}": milliseconds(acquire),
-        "counts by state": milliseconds(service.job_states),
-        "page of 100 by a tag of all": milliseconds(lambda: service.jobs(tags={"kind": "md"}, limit=100)),
-        "page of 100 by a tag of 1,000": milliseconds(lambda: service.jobs(tags={"batch": "3"}, limit=100)),
+    return {
+        f"acquire {ACQUIRED}": acquire,
+        "counts by state": service.job_states,
+        "page of 100 by a tag of all": lambda: service.jobs(tags={"kind": "md"}, limit=100),
+        "page of 100 by a tag of 1,000": lambda: service.jobs(tags={"batch": "3"}, limit=100),
     }
-    service.close_session(session.id)
+
+
+def in_turn(calls: tuple[Callable[[], object], Callable[[], object]]) -> tuple[list[float], list[float]]:
+    """Milliseconds of each call, taken in turn after a warm-up, so that both see the same machine."""
+    found: tuple[list[float], list[float]] = ([], [])
+    for number in range(REPEATS + 1):
+        for call, times in zip(calls, found, strict=True):
+            start = time.perf_counter()
+            call()
+            if number:
+                times.append(1e3 * (time.perf_counter() - start))
     return found
 
 
 def measure(options: argparse.Namespace) -> Report:
-    report = Report(f"With {options.small:,} and with {options.large:,} finished jobs in the database")
-    with services() as running:
-        for name, live in running.items():
-            site_id, app_id = make_app(live)
-            engine = sa.create_engine(live.database)
-            model = run_one(live.service, site_id, app_id)
-            times = []
-            filled = 0
-            for size in (options.small, options.large):
-                with engine.connect() as connection:
-                    last = connection.scalar(sa.text("SELECT max(id) FROM jobs"))
-                fill(engine, model, last + 1, size - filled)
-                filled = size
-                times.append(time_all(live.service, site_id, app_id))
-            engine.dispose()
-            for what in times[0]:
-                small, large = (t[what] for t in times)
-                report.add(f"{name}: {what}, {options.small:,}", small, "ms")
-                report.add(f"{name}: {what}, {options.large:,}", large, "ms")
-                growth = median(large) / median(small)
+    sizes = (options.small, options.large)
+    report = Report(f"With {sizes[0]:,} and with {sizes[1]:,} finished jobs in the database")
+    with services() as small, services() as large:
+        for name in small:
+            few, many = (prepare(running[name], size) for running, size in zip((small, large), sizes, strict=True))
+            for what in few:
+                times = in_turn((few[what], many[what]))
+                for size, found in zip(sizes, times, strict=True):
+                    report.add(f"{name}: {what}, {size:,}", found, "ms")
+                growth = median(times[1]) / median(times[0])
                 report.add(f"{name}: {what}, growth", [growth], "x", "within 2", growth <= 2)
     return report
 
