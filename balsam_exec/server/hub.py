@@ -35,6 +35,8 @@ class Hub:
         self._waiting: defaultdict[str, set[Subscription]] = defaultdict(set)
         self._callbacks: defaultdict[str, list[Callable[[], None]]] = defaultdict(list)
         self.closed = False
+        #: Grows with every publication: where it has not grown, nobody has missed anything.
+        self.generation = 0
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -50,15 +52,19 @@ class Hub:
         self._wake((*self._waiting, *self._callbacks))
 
     @contextmanager
-    def subscribe(self, topic: str) -> Iterator[Subscription]:
+    def subscribe(self, topics: Iterable[str]) -> Iterator[Subscription]:
+        """Woken by a publication of any of the topics."""
         subscription = Subscription()
-        self._waiting[topic].add(subscription)
+        names = set(topics)
+        for topic in names:
+            self._waiting[topic].add(subscription)
         try:
             yield subscription
         finally:
-            self._waiting[topic].discard(subscription)
-            if not self._waiting[topic]:
-                del self._waiting[topic]
+            for topic in names:
+                self._waiting[topic].discard(subscription)
+                if not self._waiting[topic]:
+                    del self._waiting[topic]
 
     def on(self, topic: str, callback: Callable[[], None]) -> None:
         """Call back in the event loop at every publication of the topic."""
@@ -70,6 +76,7 @@ class Hub:
         self.publish_all()
 
     def _wake(self, topics: Iterable[str]) -> None:
+        self.generation += 1
         for topic in topics:
             for callback in self._callbacks.get(topic, ()):
                 callback()

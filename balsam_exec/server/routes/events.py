@@ -7,13 +7,13 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from balsam_exec.model.base import Page
-from balsam_exec.model.events import EventRecord, Feed
+from balsam_exec.model.events import EventRecord, Feed, Kind
 from balsam_exec.model.queries import EventQuery, FeedQuery, Query
 from balsam_exec.server.auth import User
 from balsam_exec.server.routes.http import QueryString, answer, described, runtime
 from balsam_exec.server.routes.waiting import until_found
 from balsam_exec.server.service import feed
-from balsam_exec.server.service.unit import feed_of
+from balsam_exec.server.service.unit import feed_topics
 
 router = APIRouter(prefix="/events", tags=["events"])
 
@@ -43,9 +43,15 @@ async def read_feed(request: Request, user: User) -> Response:
         cursor = feed.parse_cursor(found["cursor"])  # what the filter left out is not looked at again
         return found
 
-    if cursor is None or not query.timeout:
+    if cursor is None:
         return answer(await attempt())
+    topics = feed_topics(user, query.kind or Kind, query.to_state)
     found = await until_found(
-        app.hub, feed_of(user), request, query.timeout, attempt, found=lambda answer: bool(answer["events"])
+        app.hub,
+        request,
+        query.timeout,
+        attempt,
+        found=lambda answer: bool(answer["events"]),
+        topics=lambda _: topics,
     )
     return answer(found)

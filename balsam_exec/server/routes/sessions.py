@@ -59,17 +59,15 @@ async def acquire(request: Request, session_id: PathId, user: User, key: Key = N
     async def attempt() -> leases.Lease:
         return await app.write(leases.acquire, user, session_id, wanted, key)
 
-    lease = await attempt()
-    if not lease.jobs and wanted.timeout:
-        lease = await until_found(
-            app.hub,
-            work_at(lease.site_id),
-            request,
-            wanted.timeout,
-            attempt,
-            found=lambda lease: bool(lease.jobs),
-            at_least_every=lease.ttl_sec / 3,
-        )
+    lease = await until_found(
+        app.hub,
+        request,
+        wanted.timeout,
+        attempt,
+        found=lambda lease: bool(lease.jobs),
+        topics=lambda lease: [work_at(lease.site_id)],
+        at_least_every=lambda lease: lease.ttl_sec / 3,
+    )
     return answer({"jobs": lease.jobs})
 
 

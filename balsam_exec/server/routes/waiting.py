@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from fastapi import Request
@@ -15,27 +15,29 @@ T = TypeVar("T")
 
 async def until_found(
     hub: Hub,
-    topic: str,
     request: Request,
     timeout: float,
     attempt: Callable[[], Awaitable[T]],
     *,
     found: Callable[[T], bool],
-    at_least_every: float = 60.0,
+    topics: Callable[[T], Iterable[str]],
+    at_least_every: Callable[[T], float] = lambda _: 60.0,
 ) -> T:
     """The first answer of `attempt` that has something, or its last one after `timeout` seconds.
 
-    It is tried when the topic is published, and every `at_least_every` seconds; no more once the client is gone or the
-    service is about to stop.
+    It is tried again when one of the topics is published, and every `at_least_every` seconds; no more once the client
+    is gone or the service is about to stop.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
-    with hub.subscribe(topic) as subscription:
-        while True:
-            answer = await attempt()
-            remaining = deadline - loop.time()
-            if found(answer) or remaining <= 0 or hub.closed:
-                return answer
-            await subscription.wait(min(remaining, at_least_every))
+    generation = hub.generation
+    answer = await attempt()
+    with hub.subscribe(topics(answer)) as subscription:
+        if hub.generation != generation:  # that may have been for us
+            subscription.set()
+        while not found(answer) and not hub.closed and (remaining := deadline - loop.time()) > 0:
+            await subscription.wait(min(remaining, at_least_every(answer)))
             if hub.closed or await request.is_disconnected():
-                return answer
+                break
+            answer = await attempt()
+    return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -16,8 +17,14 @@ from balsam_exec.server.store.types import encode, moment
 TOKENS = "tokens"
 
 
-def feed_of(owner_id: int) -> str:
-    return f"feed:{owner_id}"
+def feed_topics(owner_id: int, kinds: Iterable[str], to_states: Iterable[str]) -> list[str]:
+    """The topics of an owner's events of these kinds; with `to_states`, only of those that go to one of them."""
+    states = list(to_states)
+    return [
+        f"feed:{owner_id}:{kind}:{state}" if state else f"feed:{owner_id}:{kind}"
+        for kind in kinds
+        for state in states or [""]
+    ]
 
 
 def work_at(site_id: int) -> str:
@@ -62,5 +69,6 @@ class Unit:
     def flush(self) -> None:
         if self._events:
             log.insert_events(self.connection, self._events)
-            self.topics.update(feed_of(owner_id) for owner_id in {event[0] for event in self._events})
+            for owner_id, kind, to_state in {(event[0], event[1], event[5]) for event in self._events}:
+                self.topics.update(feed_topics(owner_id, [kind], ["", to_state]))
         log.change_counts(self.connection, self._counts)

@@ -127,13 +127,11 @@ def _change_fields(unit: Unit, jobs: Sequence[JobRow], patch: JobPatch) -> None:
 
 
 def cancel_jobs(unit: Unit, owner_id: int, ids: Iterable[int]) -> list[int]:
-    """Those that were still waiting are now USER_KILLED, also if a launcher holds them but has not started them."""
+    """Those that were still waiting are now USER_KILLED. What a launcher holds may be running by now: it stays."""
     moves, cancelled = Moves(unit), []
     for job in store.lock(unit.connection, owner_id, ids).values():
-        if job.state in WAITING:
+        if job.state in WAITING and job.session_id is None:
             check(job.state, JobState.USER_KILLED, Actor.USER)
-            if job.session_id is not None:
-                moves.free(job, taken=True)
             moves.hop(job, JobState.USER_KILLED)
             cancelled.append(job.id)
     moves.flush()
