@@ -298,9 +298,10 @@ class Engine:
             self._on_end()
 
     def _wait_for_work(self) -> bool:
+        """Until there is a job to follow; False when there will be none any more."""
         with self._changed:
-            self._changed.wait_for(lambda: self._outstanding() or self._closing)
-            return self._outstanding() > 0
+            self._changed.wait_for(lambda: self._jobs or (self._closing and not self._outstanding()))
+            return bool(self._jobs)
 
     def _follow(self) -> None:
         feed = self._persist(lambda: self._feed.feed(self._query.model_copy(update={"cursor": self._cursor})))

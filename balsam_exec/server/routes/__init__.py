@@ -7,5 +7,7 @@ from fastapi import APIRouter
 from balsam_exec.server.routes import apps, auth, batch_jobs, events, jobs, sessions, sites, transfers
 
 ROUTERS: tuple[APIRouter, ...] = tuple(
-    module.router for module in (auth, sites, apps, jobs, batch_jobs, sessions, transfers, events)
+    # The busiest first: a request is matched against one after the other.
+    module.router
+    for module in (sessions, events, jobs, sites, apps, batch_jobs, transfers, auth)
 )

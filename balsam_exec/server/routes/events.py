@@ -48,7 +48,6 @@ async def read_feed(request: Request, user: User) -> Response:
     topics = feed_topics(user, query.kind or Kind, query.to_state)
     found = await until_found(
         app.hub,
-        request,
         query.timeout,
         attempt,
         found=lambda answer: bool(answer["events"]),

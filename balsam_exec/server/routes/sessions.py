@@ -61,12 +61,12 @@ async def acquire(request: Request, session_id: PathId, user: User, key: Key = N
 
     lease = await until_found(
         app.hub,
-        request,
         wanted.timeout,
         attempt,
         found=lambda lease: bool(lease.jobs),
         topics=lambda lease: [work_at(lease.site_id)],
         at_least_every=lambda lease: lease.ttl_sec / 3,
+        request=request,
     )
     return answer({"jobs": lease.jobs})
 

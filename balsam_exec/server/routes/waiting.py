@@ -15,18 +15,18 @@ T = TypeVar("T")
 
 async def until_found(
     hub: Hub,
-    request: Request,
     timeout: float,
     attempt: Callable[[], Awaitable[T]],
     *,
     found: Callable[[T], bool],
     topics: Callable[[T], Iterable[str]],
     at_least_every: Callable[[T], float] = lambda _: 60.0,
+    request: Request | None = None,
 ) -> T:
     """The first answer of `attempt` that has something, or its last one after `timeout` seconds.
 
-    It is tried again when one of the topics is published, and every `at_least_every` seconds; no more once the client
-    is gone or the service is about to stop.
+    It is tried again when one of the topics is published, and every `at_least_every` seconds; no more once the service
+    is about to stop or, where it matters (with a `request`), the client is gone.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
@@ -37,7 +37,7 @@ async def until_found(
             subscription.set()
         while not found(answer) and not hub.closed and (remaining := deadline - loop.time()) > 0:
             await subscription.wait(min(remaining, at_least_every(answer)))
-            if hub.closed or await request.is_disconnected():
+            if hub.closed or (request is not None and await request.is_disconnected()):
                 break
             answer = await attempt()
     return answer

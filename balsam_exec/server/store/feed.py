@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, func, or_, select
+from sqlalchemy import Connection, Select, and_, bindparam, func, or_, select
 
 from balsam_exec.model.events import Kind
 from balsam_exec.model.queries import FeedQuery
@@ -47,24 +48,41 @@ def head(connection: Connection, owner_id: int) -> int:
 
 def after(connection: Connection, owner_id: int, cursor: int, head: int, query: FeedQuery) -> list[dict[str, Any]]:
     """The first events the query asks for among those after the cursor, up to the head."""
-    statement = _AFTER
-    if query.kind:
-        statement = statement.where(events.c.kind.in_([kind.value for kind in query.kind]))
-    if query.to_state:
-        statement = statement.where(events.c.to_state.in_(query.to_state))
+    statement = _after(
+        tuple(kind.value for kind in query.kind),
+        tuple(query.to_state),
+        bool(query.site_id),
+        bool(query.subject_id),
+        tuple(tag_pairs(query.tags)),
+    )
+    parameters: dict[str, Any] = {"owner": owner_id, "after": cursor, "head": head, "limit": query.limit}
     if query.site_id:
-        statement = statement.where(any_of(events.c.site_id, bindparam("sites", query.site_id, type_=IdList())))
+        parameters["sites"] = query.site_id
     if query.subject_id:
-        subjects = bindparam("subjects", query.subject_id, type_=IdList())
-        statement = statement.where(any_of(events.c.subject_id, subjects))
-    for key, value in tag_pairs(query.tags):
+        parameters["subjects"] = query.subject_id
+    return dicts(connection.execute(statement, parameters))
+
+
+@lru_cache(maxsize=256)  # who follows the feed asks the same again and again
+def _after(
+    kinds: tuple[str, ...], to_states: tuple[str, ...], sites: bool, subjects: bool, tags: tuple[tuple[str, str], ...]
+) -> Select[Any]:
+    statement = _AFTER
+    if kinds:
+        statement = statement.where(events.c.kind.in_(kinds))
+    if to_states:
+        statement = statement.where(events.c.to_state.in_(to_states))
+    if sites:
+        statement = statement.where(any_of(events.c.site_id, bindparam("sites", type_=IdList())))
+    if subjects:
+        statement = statement.where(any_of(events.c.subject_id, bindparam("subjects", type_=IdList())))
+    for key, value in tags:
         has_tag = select(job_tags.c.job_id).where(
             and_(job_tags.c.owner_id == events.c.owner_id, job_tags.c.job_id == events.c.subject_id),
             and_(job_tags.c.key == key, job_tags.c.value == value),
         )
         statement = statement.where(or_(events.c.kind != Kind.JOB.value, has_tag.exists()))
-    parameters = {"owner": owner_id, "after": cursor, "head": head, "limit": query.limit}
-    return dicts(connection.execute(statement, parameters))
+    return statement
 
 
 def result_sizes(connection: Connection, ids: Iterable[int]) -> dict[int, int]:

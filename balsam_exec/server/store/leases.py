@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, text, update
@@ -27,6 +28,11 @@ _TOUCH = (
     )
     .values(expires=bindparam("now") + sessions.c.ttl)
     .returning(*sessions.c)
+)
+_REMEMBER = (
+    update(sessions)
+    .where(sessions.c.id == bindparam("session"))
+    .values(acquire_key=bindparam("key"), acquired_ids=bindparam("ids"))
 )
 _LEASE = update(jobs).where(any_of(jobs.c.id, _IDS)).values(session_id=bindparam("session"), epoch=jobs.c.epoch + 1)
 _RUNNABLE = (
@@ -68,8 +74,20 @@ def touch(connection: Connection, owner_id: int, session_id: int, now: int) -> A
 
 def runnable(site_id: int, request: AcquireRequest) -> tuple[Select[Any], dict[str, Any]]:
     """The query for the ids of jobs that fit the request, most urgent first, and its parameters."""
-    query = _SERIAL if request.serial_only else _RUNNABLE
-    for key, value in request.filter_tags.items():
+    minutes = request.max_wall_time_min
+    return _runnable(request.serial_only, tuple(request.filter_tags.items())), {
+        "site": site_id,
+        "nodes": min(request.max_nodes, _LIMIT),
+        "gpus": request.max_gpus_per_node,
+        "minutes": _LIMIT if minutes is None else min(minutes, _LIMIT),
+        "limit": request.max_jobs,
+    }
+
+
+@lru_cache(maxsize=256)  # a launcher asks the same again and again
+def _runnable(serial_only: bool, tags: tuple[tuple[str, str], ...]) -> Select[Any]:
+    query = _SERIAL if serial_only else _RUNNABLE
+    for key, value in tags:
         has_tag = select(job_tags.c.job_id).where(
             job_tags.c.job_id == jobs.c.id,
             job_tags.c.owner_id == jobs.c.owner_id,
@@ -77,14 +95,7 @@ def runnable(site_id: int, request: AcquireRequest) -> tuple[Select[Any], dict[s
             job_tags.c.value == value,
         )
         query = query.where(has_tag.exists())
-    minutes = request.max_wall_time_min
-    return query, {
-        "site": site_id,
-        "nodes": min(request.max_nodes, _LIMIT),
-        "gpus": request.max_gpus_per_node,
-        "minutes": _LIMIT if minutes is None else min(minutes, _LIMIT),
-        "limit": request.max_jobs,
-    }
+    return query
 
 
 def lease(connection: Connection, site_id: int, session_id: int, request: AcquireRequest, budget: int) -> list[int]:
@@ -117,9 +128,7 @@ def leased(connection: Connection, session_id: int, ids: Sequence[int]) -> list[
 
 def remember(connection: Connection, session_id: int, key: str, ids: Sequence[int]) -> None:
     """The last acquire of the session, for when it is repeated."""
-    connection.execute(
-        update(sessions).where(sessions.c.id == session_id).values(acquire_key=key, acquired_ids=list(ids))
-    )
+    connection.execute(_REMEMBER, {"session": session_id, "key": key, "ids": list(ids)})
 
 
 def insert_session(connection: Connection, owner_id: int, spec: SessionSpec, now: int) -> AnyRow:
