@@ -7,13 +7,13 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
-from sqlalchemy import Connection
 
 from balsam_exec.model.errors import NotAuthenticated
 from balsam_exec.server.service.runtime import Runtime
 from balsam_exec.server.service.unit import TOKENS
 from balsam_exec.server.service.users import digest_of
 from balsam_exec.server.store import users as store
+from balsam_exec.server.store.database import Connection
 from balsam_exec.server.store.types import micros
 
 _REMEMBERED = 10_000

@@ -6,8 +6,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from sqlalchemy import Connection
-
 from balsam_exec.server.auth import Authenticator
 from balsam_exec.server.config import ServerSettings
 from balsam_exec.server.service import leases
@@ -15,6 +13,7 @@ from balsam_exec.server.service.runtime import Runtime
 from balsam_exec.server.service.unit import Unit
 from balsam_exec.server.store import keys, users
 from balsam_exec.server.store import leases as lease_store
+from balsam_exec.server.store.database import Connection
 
 log = logging.getLogger(__name__)
 

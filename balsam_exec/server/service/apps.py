@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from sqlalchemy import Connection
-
 from balsam_exec.model.apps import AppPatch, AppSpec
 from balsam_exec.model.errors import Conflict, NotFound
 from balsam_exec.model.events import Kind
@@ -15,6 +13,7 @@ from balsam_exec.server.service.unit import Unit
 from balsam_exec.server.store import apps as store
 from balsam_exec.server.store import filters
 from balsam_exec.server.store import sites as site_store
+from balsam_exec.server.store.database import Connection
 
 #: The fields of an app that have a column of their own; the others are in `spec`.
 _COLUMNS = frozenset({"site_id", "name", "payload"})

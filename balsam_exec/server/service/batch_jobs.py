@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection
-
 from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobSpec
 from balsam_exec.model.errors import Conflict, IllegalTransition, NotFound
 from balsam_exec.model.events import Kind
@@ -17,6 +15,7 @@ from balsam_exec.server.store import batch_jobs as store
 from balsam_exec.server.store import filters
 from balsam_exec.server.store import leases as lease_store
 from balsam_exec.server.store import sites as site_store
+from balsam_exec.server.store.database import Connection
 
 #: The fields of a spec that have a column of their own; the others are in `settings`.
 _COLUMNS = frozenset({"site_id", "queue", "project", "job_mode", "num_nodes", "wall_time_min"})

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection
-
 from balsam_exec.model.base import MAX_ENTITY
 from balsam_exec.model.errors import InvalidRequest
 from balsam_exec.model.events import Kind
@@ -15,6 +13,7 @@ from balsam_exec.model.states import TERMINAL, JobState
 from balsam_exec.server.store import events as event_store
 from balsam_exec.server.store import feed as store
 from balsam_exec.server.store import filters
+from balsam_exec.server.store.database import Connection
 
 #: Bytes of results in one answer.
 BUDGET = 32 * 1024 * 1024

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection
-
 from balsam_exec.model.errors import NotFound, TooLarge
 from balsam_exec.model.queries import Query
 from balsam_exec.server.store import filters, listing
+from balsam_exec.server.store.database import Connection
 
 #: Bytes of arguments in one page.
 BUDGET = 32 * 1024 * 1024

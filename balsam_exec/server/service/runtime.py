@@ -7,11 +7,9 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection
-
 from balsam_exec.server.hub import Hub
 from balsam_exec.server.service.unit import Unit
-from balsam_exec.server.store.database import Database
+from balsam_exec.server.store.database import Connection, Database
 from balsam_exec.server.store.dialect import notify
 
 P = ParamSpec("P")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection
-
 from balsam_exec.model.errors import Conflict, NotFound
 from balsam_exec.model.queries import Query
 from balsam_exec.model.sessions import SessionSpec
@@ -16,6 +14,7 @@ from balsam_exec.server.store import batch_jobs as batch_job_store
 from balsam_exec.server.store import filters
 from balsam_exec.server.store import leases as store
 from balsam_exec.server.store import sites as site_store
+from balsam_exec.server.store.database import Connection
 
 
 def open_session(unit: Unit, owner_id: int, spec: SessionSpec) -> dict[str, Any]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection
-
 from balsam_exec.model.errors import Conflict, NotFound
 from balsam_exec.model.events import Kind
 from balsam_exec.model.queries import Query
@@ -13,6 +11,7 @@ from balsam_exec.model.sites import SitePatch, SiteSpec
 from balsam_exec.server.service.unit import Unit
 from balsam_exec.server.store import filters
 from balsam_exec.server.store import sites as store
+from balsam_exec.server.store.database import Connection
 
 #: The fields of a site that have a column of their own; the others are in `settings`.
 _COLUMNS = frozenset({"name", "path", "hostname"})

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection
-
 from balsam_exec.model.errors import IllegalTransition, InvalidRequest, NotFound
 from balsam_exec.model.queries import Query
 from balsam_exec.model.states import Actor, JobState, check
@@ -16,6 +14,7 @@ from balsam_exec.server.service.unit import Unit
 from balsam_exec.server.store import filters
 from balsam_exec.server.store import jobs as job_store
 from balsam_exec.server.store import transfers as store
+from balsam_exec.server.store.database import Connection
 
 _S = TransferState
 #: What a site may make of a transfer that its job lets it work on; what has failed may be tried again.

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
-
 from balsam_exec.model.events import Kind
 from balsam_exec.server.store import log
+from balsam_exec.server.store.database import Connection
 from balsam_exec.server.store.types import encode, moment
 
 #: A topic that whoever waits in the hub may name. All are strings, so that they travel between processes.

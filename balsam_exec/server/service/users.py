@@ -9,11 +9,11 @@ from typing import Any
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
-from sqlalchemy import Connection
 
 from balsam_exec.model.errors import Conflict, NotAuthenticated, NotFound
 from balsam_exec.server.service.unit import TOKENS, Unit
 from balsam_exec.server.store import users as store
+from balsam_exec.server.store.database import Connection
 
 _SECOND = 1_000_000
 hasher = PasswordHasher()

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection as Connection  # what the rest of the server knows of SQLAlchemy
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError, StatementError
 
 from balsam_exec.model.errors import BalsamError, Conflict, InvalidRequest, ServiceUnavailable
