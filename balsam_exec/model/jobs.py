@@ -135,6 +135,6 @@ class CancelRequest(Wire):
 
 
 class Cancelled(Record):
-    """Those of the asked-for jobs that were still waiting and are now USER_KILLED."""
+    """Those of the asked-for jobs that waited, held by no launcher, and are now USER_KILLED: they never ran."""
 
     job_ids: list[Id]

@@ -29,6 +29,7 @@ class FakeService:
         self.answer.set()
         self.closed = False
         self.asked = 0  #: where the last request to the feed started
+        self.following = False  #: whether there was any
 
     def sibling(self) -> Self:
         return self
@@ -69,6 +70,7 @@ class FakeService:
             if query.cursor is None:
                 return Feed(cursor=str(len(self.events)), events=[])
             start = self.asked = int(query.cursor)
+            self.following = True
             self.changed.notify_all()
             self.changed.wait_for(lambda: len(self.events) > start or self.closed, timeout=query.timeout)
             if self.closed:

@@ -63,10 +63,14 @@ def test_what_gathers_during_a_request_goes_with_the_next_one(service: FakeServi
 
 
 def test_an_event_that_is_faster_than_the_answer_is_not_lost(service: FakeService, engine: Engine) -> None:
+    engine.submit(GOOD)
+    service.wait_jobs(1)
+    with service.changed:  # the feed is followed because of this first job
+        assert service.changed.wait_for(lambda: service.asked == 0 and service.following, timeout=10)
     service.answer.clear()
     future = engine.submit(GOOD)
-    service.wait_jobs(1)
-    service.finish(1, "early")
+    service.wait_jobs(2)
+    service.finish(2, "early")
     with service.changed:  # the follower has taken the events
         assert service.changed.wait_for(lambda: service.asked == 2, timeout=10)
     assert not future.done()

@@ -89,7 +89,7 @@ def test_a_repeated_acquire_gives_only_what_is_still_held(world: World) -> None:
     one, two = world.create(*[world.spec()] * 2)
     session = world.open()
     world.acquire(session, 2, key="a")
-    world.cancel(one)
+    world.patch(one, state=S.USER_KILLED)
     assert [job["id"] for job in world.acquire(session, 2, key="a")] == [two]
 
 
@@ -157,7 +157,7 @@ def test_an_old_epoch_is_refused_to_the_holder_too(world: World) -> None:
     [job_id] = world.create()
     session = world.open()
     [old] = world.acquire(session)
-    world.cancel(job_id)
+    world.patch(job_id, state=S.USER_KILLED)
     world.patch(job_id, state=S.RESTART_READY)
     [new] = world.acquire(session)
     assert new["epoch"] == old["epoch"] + 2
@@ -207,7 +207,7 @@ def test_a_stale_report_records_nothing_of_its_batch(world: World) -> None:
     good, taken, deleted = world.create(*[world.spec()] * 3)
     session = world.open()
     jobs = {job["id"]: job for job in world.acquire(session)}
-    world.cancel(taken)
+    world.patch(taken, state=S.USER_KILLED)
     unknown = {**jobs[deleted], "id": deleted + 1000}
     with pytest.raises(StaleLease) as refused:
         world.report(session, *(world.a_report(job, S.RUNNING) for job in (*jobs.values(), unknown)))

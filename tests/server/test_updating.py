@@ -100,14 +100,14 @@ def test_a_restart_forgets_the_result(world: World) -> None:
     assert job["restarted"]
 
 
-@pytest.mark.parametrize("how", ["cancel", "patch", "delete"])
-def test_whoever_held_a_cancelled_job_is_refused(world: World, how: str) -> None:
+@pytest.mark.parametrize("how", ["kill", "fail", "delete"])
+def test_whoever_held_a_job_that_was_taken_away_is_refused(world: World, how: str) -> None:
     [job_id] = world.create()
     session = world.open()
     [job] = world.acquire(session)
-    if how == "cancel":
-        assert world.cancel(job_id) == [job_id]
-    elif how == "patch":
+    if how == "kill":
+        world.patch(job_id, state=S.USER_KILLED)
+    elif how == "fail":
         world.patch(job_id, state=S.FAILED)
     else:
         world.write(update.delete_job, world.owner, job_id)
@@ -115,13 +115,16 @@ def test_whoever_held_a_cancelled_job_is_refused(world: World, how: str) -> None
         world.report(session, world.a_report(job, S.RUNNING))
 
 
-def test_only_what_waits_is_cancelled(world: World) -> None:
+def test_only_what_waits_and_nobody_holds_is_cancelled(world: World) -> None:
     [finished] = world.finished(world.spec())
     session, [running] = world.started(world.spec())
+    world.create()
+    [held] = world.acquire(session)
     waiting, staged = world.create(world.spec(), world.spec(world.hooked))
     [child] = world.create(world.spec(parent_ids=[waiting]))
-    assert world.cancel(finished, running["id"], waiting, staged, child, 4711) == [waiting, staged, child]
-    world.report(session, world.a_report(running, S.RUN_DONE))
+    listed = finished, running["id"], held["id"], waiting, staged, child, 4711
+    assert world.cancel(*listed) == [waiting, staged, child]
+    world.report(session, world.a_report(running, S.RUN_DONE), world.a_report(held, S.RUNNING))
     assert world.states([finished, running["id"]]) == [S.JOB_FINISHED] * 2
 
 
