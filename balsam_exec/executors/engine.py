@@ -159,20 +159,23 @@ class Engine:
             self._changed.notify_all()
         return future
 
-    def adopt(self, job_id: int) -> JobFuture:
-        """The future of a job that exists already and has not ended. Check its state again after this call: what
-        happened before it is not told by the feed."""
+    def adopt(self, job_id: int, state: JobState, result: Result | None = None) -> JobFuture:
+        """The future of a job that exists already, and stood so when this engine was new, or later.
+
+        Adopt before anything is submitted: the feed is followed from the first job on, and tells what has happened to
+        it since the engine was made.
+        """
         future = JobFuture(self)
         future.job_id = job_id
+        if state in TERMINAL:
+            self._resolve(future, state, result, "")
+            return future
+        if state is JobState.RUNNING:
+            future._start()
         with self._changed:
             self._jobs[job_id] = future
             self._changed.notify_all()
         return future
-
-    def observe(self, job_id: int, state: JobState, result: Result | None) -> None:
-        """Tell how an adopted job stands now."""
-        if state is JobState.RUNNING or state in TERMINAL:
-            self._apply(job_id, state, result, "")
 
     @property
     def outstanding(self) -> int:

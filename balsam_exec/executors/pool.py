@@ -237,13 +237,8 @@ class BalsamPoolExecutor(_Submitter):
         records = list(_all_jobs(self._service, self.name))
         if not records:
             raise NotFound(f"the service knows no job of a pool {self.name!r}")
-        self.futures = [self._engine.adopt(record.id) for record in records]
-        # Asked for after adopting: what ends from now on the feed tells, what had ended the answer says.
-        states = {record.id: record.state for record in _all_jobs(self._service, self.name)}
-        ended = [job_id for job_id, state in states.items() if state in TERMINAL]
-        results = self._service.results(ended)
-        for job_id in ended:
-            self._engine.observe(job_id, states[job_id], results.get(job_id))
+        results = self._service.results(record.id for record in records if record.state in TERMINAL)
+        self.futures = [self._engine.adopt(record.id, record.state, results.get(record.id)) for record in records]
 
     def _work(self) -> tuple[int, int]:
         return self._engine.outstanding, self._engine.started

@@ -171,11 +171,14 @@ def test_it_gives_up_after_its_patience(service: FakeService, monkeypatch: pytes
 
 def test_adopted_futures(service: FakeService, engine: Engine) -> None:
     service.create_jobs([GOOD, GOOD], key="earlier")
-    done, later = engine.adopt(1), engine.adopt(2)
-    engine.observe(1, JobState.JOB_FINISHED, Result(ok=True))
-    engine.observe(2, JobState.RUNNING, None)
+    service.move(1, JobState.RUNNING)  # after the engine was made: the feed tells
+    done = engine.adopt(3, JobState.JOB_FINISHED, Result(ok=True))
     assert done.result(timeout=10) is None
+    assert not service.following
+    first, later = engine.adopt(1, JobState.PREPROCESSED), engine.adopt(2, JobState.RUNNING)
     assert later.running()
+    service.finish(1, "first")
+    assert first.result(timeout=10) == "first"
     service.finish(2, "later")
     assert later.result(timeout=10) == "later"
 
