@@ -159,14 +159,18 @@ class BalsamPoolExecutor(_Submitter):
             patience = TEMPORARY_PATIENCE if self._deployment else PATIENCE_SEC
             tags = self._spec.tags
             self._engine = Engine(self._service, tags, load_result, self._allocation, self._on_end, patience=patience)
-            self._allocation.before_send()
-            if self._deployment is not None:
-                self._allocation.wait_running(START_SEC)
         except BaseException:
             self._stop_deployment()
             raise
         self.futures: list[JobFuture] = []  #: after `reattach`: one for each job of the pool, in order of submission
         _open_pools.add(self)
+        try:
+            self._allocation.before_send()
+            if self._deployment is not None:
+                self._allocation.wait_running(START_SEC)
+        except BaseException:
+            self.shutdown()
+            raise
 
     @classmethod
     def reattach(cls, name: str, max_workers: int | None = None, **options: Any) -> Self:

@@ -18,6 +18,7 @@ import pytest
 from balsam_exec import BalsamPoolExecutor
 from balsam_exec.embedded import Deployment
 from balsam_exec.model.base import MAX_ENTITY
+from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobSpec
 from balsam_exec.model.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -26,6 +27,7 @@ from balsam_exec.model.errors import (
     TooLarge,
     WorkerDied,
 )
+from balsam_exec.model.states import BatchJobState
 
 DEADLINE = 60
 
@@ -113,6 +115,19 @@ def test_resources_and_tags_of_single_calls(deployment: Deployment) -> None:
             pool.with_resources(gpus=1)
     with pytest.raises(InvalidRequest, match="num_nodes"):
         BalsamPoolExecutor(2, resources={"num_nodes": 0})
+
+
+def test_in_an_allocation_of_the_users(deployment: Deployment) -> None:
+    service = deployment.service()
+    with BalsamPoolExecutor(2, allocate=False) as pool:
+        future = pool.submit(pow, 2, 3)
+        spec = BatchJobSpec(site_id=deployment.site_id, num_nodes=1, wall_time_min=5, job_mode="serial")
+        batch_job = service.create_batch_job(spec)
+        try:
+            assert future.result(DEADLINE) == 8
+            assert service.job(future.job_id).batch_job_id == batch_job.id  # type: ignore[attr-defined]
+        finally:
+            service.patch_batch_job(batch_job.id, BatchJobPatch(state=BatchJobState.PENDING_DELETION))
 
 
 def test_what_is_printed_is_in_the_pools_job_out(deployment: Deployment) -> None:
