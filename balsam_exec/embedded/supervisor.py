@@ -272,8 +272,10 @@ class Supervisor:
         pidfd = process.open() if process and os.getppid() == creator else None
 
         def gone() -> None:
-            for source in sources:
-                self._selector.unregister(source)
+            if not sources:  # both told of it at the same time
+                return
+            while sources:
+                self._selector.unregister(sources.pop())
             self.stop()
 
         sources = [sys.stdin.fileno(), *([] if pidfd is None else [pidfd])]

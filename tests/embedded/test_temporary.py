@@ -78,8 +78,8 @@ if child == 0:
     time.sleep(60)
     os._exit(0)
 found = [(p.pid, p.start) for p in (*processes_of(deployment.home), leader)]
-print(json.dumps({"home": str(deployment.home), "processes": found, "child": child}), flush=True)
 try:
+    print(json.dumps({"home": str(deployment.home), "processes": found, "child": child}), flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
