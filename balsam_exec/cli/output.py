@@ -26,10 +26,6 @@ STYLES = {
 }
 
 
-def console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
-
-
 def to_terminal() -> bool:
     return sys.stdout.isatty()
 
