@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from balsam_exec.api.completion import Completions
 from balsam_exec.client.config import credentials_path, load_service
 from balsam_exec.client.service import Service
+from balsam_exec.client.sites import site_id
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.errors import DoesNotExist, InvalidRequest
 
@@ -96,20 +97,7 @@ class Client:
 
         Raises DoesNotExist, and InvalidRequest when there is no default.
         """
-        if site is None:
-            site = self._default_site()
-        if isinstance(site, int):
-            return site
-        if isinstance(site, str):
-            found = self.service.sites(name=site, limit=1).results
-            if found:
-                return found[0].id
-            if site.isdecimal():
-                return int(site)
-            raise DoesNotExist(f"no site named {site!r}; you have: {self._site_names()}")
-        if isinstance(found_id := getattr(site, "id", None), int):
-            return found_id
-        raise InvalidRequest(f"a site is given by its name, id or a saved Site object, not by {site!r}")
+        return site_id(self.service, site)
 
     def app(self, app: Any, site: Any = None) -> AppRecord:
         """The app given by id, name (at `site`, or wherever it is unique, or at the default site) or class.
@@ -154,17 +142,6 @@ class Client:
             sites = ", ".join(str(app.site_id) for app in found)
             raise InvalidRequest(f"the app {name} is at the sites {sites}: say which with site_name")
         raise DoesNotExist(f"no app named {name!r}{'' if site is None else f' at site {site}'}: sync it first")
-
-    def _default_site(self) -> str | int:
-        if self.service.default_site:
-            return self.service.default_site
-        mine = self.service.sites(limit=2).results
-        if len(mine) == 1:
-            return mine[0].id
-        raise InvalidRequest(f"which site? Name one, or set BALSAM_SITE; you have: {self._site_names()}")
-
-    def _site_names(self) -> str:
-        return ", ".join(site.name for site in self.service.sites(limit=20).results) or "none"
 
 
 _lock = threading.Lock()

@@ -8,7 +8,7 @@ Every payload starts with one line, its stamp: `bx1 CODEC PYTHON VERSION`, where
 - `p`: the standard pickle of plain data (builtin types, numpy arrays, ...); readable by any Python;
 - `d`: dill with `recurse=True` (seed 001 "Technical Details");
 - `c`: cloudpickle, which keeps the identity of classes on their way back; for calls;
-- `call`: a function and its arguments, each a payload of its own; or the app of such jobs.
+- `call`: a function and its arguments, each a payload of its own; or the app of calls, which may have the function.
 """
 
 from __future__ import annotations
@@ -123,10 +123,19 @@ def load_app(data: bytes, base: type = object) -> Any:
     return loads(data, {"base": base, "meta": type(base), "site": None})
 
 
-def dump_call(function: Callable[..., Any], args: Any, kwargs: Any) -> bytes:
-    """A call; function and arguments apart, so that a worker loads a function once for many calls."""
-    parts = (dumps(function, CLOUDPICKLE), dumps((tuple(args), dict(kwargs)), CLOUDPICKLE))
-    return _CALL_HEAD + pickle.dumps(parts, PROTOCOL)
+def dump_function(function: Callable[..., Any]) -> bytes:
+    """The function of calls."""
+    return dumps(function, CLOUDPICKLE)
+
+
+def dump_call_arguments(args: Any, kwargs: Any) -> bytes:
+    """The arguments of a call whose function is in the job's app."""
+    return dumps((tuple(args), dict(kwargs)), CLOUDPICKLE)
+
+
+def join_call(function: bytes, arguments: bytes) -> bytes:
+    """A call whose function is not in the app; the two apart, so that a worker loads a function once for many calls."""
+    return _CALL_HEAD + pickle.dumps((function, arguments), PROTOCOL)
 
 
 def split_call(data: bytes) -> tuple[bytes, bytes]:
@@ -138,15 +147,18 @@ def split_call(data: bytes) -> tuple[bytes, bytes]:
     return function, arguments
 
 
-def dump_call_app(sys_path: list[str]) -> bytes:
-    """The app of calls: no class, only the directories to import their modules from."""
-    return _CALL_HEAD + pickle.dumps(list(sys_path), PROTOCOL)
+def dump_call_app(sys_path: list[str], function: bytes | None = None) -> bytes:
+    """The app of calls: no class, only the directories to import their modules from; of any function, or of one."""
+    return _CALL_HEAD + pickle.dumps((list(sys_path), function), PROTOCOL)
 
 
-def load_call_app(data: bytes) -> list[str] | None:
-    """The directories of an app of calls; None if `data` is an ordinary app."""
+def load_call_app(data: bytes) -> tuple[list[str], bytes | None] | None:
+    """The directories and the function of an app of calls; None if `data` is an ordinary app."""
     stamp, body = _split(data)
-    return list(pickle.loads(body)) if stamp[1] == "call" else None
+    if stamp[1] != "call":
+        return None
+    sys_path, function = pickle.loads(body)
+    return sys_path, function
 
 
 def dump_exception(exc: BaseException, codec: str = DILL) -> tuple[bytes | None, str]:

@@ -45,17 +45,24 @@ def load_arguments(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, kwargs
 
 
-def call_app(site_id: int, sys_path: Iterable[str] = (), isolation: Isolation = Isolation.WORKER) -> AppSpec:
-    """The app whose jobs are calls (`dump_call`): it has no class, and any number of clients share it.
+def call_app(
+    site_id: int,
+    sys_path: Iterable[str] = (),
+    isolation: Isolation = Isolation.WORKER,
+    function: bytes | None = None,
+) -> AppSpec:
+    """The app whose jobs are calls: it has no class, and any number of clients share it.
 
-    `sys_path` are directories from which workers may import, where they exist, after all they can import already.
+    Its jobs' arguments are a function with its arguments (`join_call`), or with a `function` (`dump_function`) only
+    the arguments (`dump_call_arguments`). `sys_path` are directories from which workers may import, where they exist,
+    after all they can import already.
     """
-    payload = codec.dump_call_app(list(sys_path))
+    payload = codec.dump_call_app(list(sys_path), function)
     name = f"call_{hashlib.sha256(payload + isolation.encode()).hexdigest()[:16]}"
     return AppSpec(
         site_id=site_id,
         name=name,
-        description="Functions that were submitted to an executor",
+        description="A function that was submitted to an executor" if function else "Functions submitted to executors",
         hooks=["run"],
         payload=payload,
         isolation=isolation,
@@ -63,9 +70,24 @@ def call_app(site_id: int, sys_path: Iterable[str] = (), isolation: Isolation = 
 
 
 def dump_call(function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> bytes:
-    """A call, as the arguments of a job of a `call_app`. Raises PayloadError, TooLarge."""
+    """A call, as the arguments of a job of a `call_app` without a function. Raises PayloadError, TooLarge."""
+    return join_call(dump_function(function), dump_call_arguments(args, kwargs))
+
+
+def dump_function(function: Callable[..., Any]) -> bytes:
+    """Raises PayloadError, TooLarge."""
     name = getattr(function, "__qualname__", type(function).__qualname__)
-    return _checked(_guard(lambda: codec.dump_call(function, args, kwargs)), f"the call of {name}")
+    return _checked(_guard(lambda: codec.dump_function(function)), f"the function {name}")
+
+
+def dump_call_arguments(args: Iterable[Any], kwargs: Mapping[str, Any]) -> bytes:
+    """Raises PayloadError, TooLarge."""
+    return _checked(_guard(lambda: codec.dump_call_arguments(args, kwargs)), "the arguments")
+
+
+def join_call(function: bytes, arguments: bytes) -> bytes:
+    """Raises TooLarge."""
+    return _checked(codec.join_call(function, arguments), "the call")
 
 
 def dump(value: Any, what: str = "the value") -> bytes:

@@ -14,8 +14,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED, PENDING
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
+from balsam_exec.model.apps import AppRecord, AppSpec
 from balsam_exec.model.errors import BalsamError, JobFailed, ServiceUnavailable
 from balsam_exec.model.events import Feed, FeedEvent, Kind
 from balsam_exec.model.jobs import JobCreated, JobSpec, Result
@@ -44,6 +45,7 @@ class JobService(Protocol):
     """What the engine asks of the service (`balsam_exec.client.service.Service` has it)."""
 
     def create_jobs(self, specs: Sequence[JobSpec], key: str | None = None) -> list[JobCreated]: ...
+    def put_app(self, spec: AppSpec) -> AppRecord: ...
     def cancel_jobs(self, ids: Sequence[int]) -> list[int]: ...
     def results(self, ids: Sequence[int]) -> dict[int, Result]: ...
     def feed(self, query: FeedQuery) -> Feed: ...
@@ -78,6 +80,9 @@ class JobFuture(Future[Any]):
             return self.cancelled()
         return bool(self._engine.cancel([self]))
 
+    def _see(self, event: FeedEvent) -> None:
+        """An event of the job, before it counts; for kinds of futures that know more than the standard ones."""
+
     # Several threads of the engine may tell a future the same thing; the second time changes nothing.
 
     def _start(self) -> None:
@@ -97,13 +102,21 @@ class JobFuture(Future[Any]):
         return f"<JobFuture job={self.job_id} {super().__repr__()[1:]}"
 
 
+class _Item(NamedTuple):
+    """A job on its way to the service."""
+
+    spec: JobSpec
+    app: AppSpec | None
+    future: JobFuture
+
+
 class Engine:
     """Submits jobs that all carry `tags` and resolves their futures.
 
     `load` turns the `Result` of a job that ended into its value, or raises. `guard` looks after allocations. `on_end`
     is called on a thread of the engine when it was closed and its last future is resolved. A service that cannot be
     reached is tried again for `patience` seconds; then the futures fail with ServiceUnavailable, while the jobs
-    stay what they are at the service.
+    stay what they are at the service. `future` is the kind of futures to make; it sees the states of `watched`, too.
     """
 
     def __init__(
@@ -115,6 +128,8 @@ class Engine:
         on_end: Callable[[], None],
         *,
         patience: float = PATIENCE_SEC,
+        future: type[JobFuture] = JobFuture,
+        watched: Iterable[str] = (),
     ) -> None:
         self._service = service
         self._feed = service.sibling()  # connections of its own: closing it ends a long poll at once
@@ -122,16 +137,18 @@ class Engine:
         self._guard = guard
         self._on_end = on_end
         self._patience = patience
+        self._future = future
         self._query = FeedQuery(
             kind=[Kind.JOB, Kind.BATCH_JOB],
-            to_state=WATCHED,
+            to_state=[*WATCHED, *watched],
             tags=[f"{key}:{value}" for key, value in tags.items()],
             include_results=True,
             timeout=POLL_SEC,
         )
         self._cursor = service.feed(FeedQuery()).cursor
         self._changed = threading.Condition()
-        self._queue: deque[tuple[JobSpec, JobFuture]] = deque()
+        self._apps: dict[str, int] = {}  #: the ids of those that were registered
+        self._queue: deque[_Item] = deque()
         self._sending: set[JobFuture] = set()
         self._jobs: dict[int, JobFuture] = {}
         self._early: dict[int, list[FeedEvent]] = {}  #: events that came before the answer to the submission
@@ -147,15 +164,18 @@ class Engine:
 
     # -- what executors call -------------------------------------------------------------------------------
 
-    def submit(self, spec: JobSpec) -> JobFuture:
-        """Queue a job and return its future. Never blocks on the network."""
-        future = JobFuture(self)
+    def submit(self, spec: JobSpec, app: AppSpec | None = None) -> JobFuture:
+        """Queue a job and return its future. Never blocks on the network.
+
+        With an `app`, named by its content, this is registered first where it was not yet, and the job becomes its.
+        """
+        future = self._future(self)
         with self._changed:
             if self._broken is not None:
                 raise self._broken
             if self._closing:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            self._queue.append((spec, future))
+            self._queue.append(_Item(spec, app, future))
             self._changed.notify_all()
         return future
 
@@ -165,7 +185,7 @@ class Engine:
         Adopt before anything is submitted: the feed is followed from the first job on, and tells what has happened to
         it since the engine was made.
         """
-        future = JobFuture(self)
+        future = self._future(self)
         future.job_id = job_id
         if state in TERMINAL:
             self._resolve(future, state, result, "")
@@ -187,14 +207,14 @@ class Engine:
         """The unresolved futures, oldest first."""
         with self._changed:
             known = sorted(self._jobs.values(), key=lambda f: f.job_id or 0)
-            return [*known, *self._sending, *(future for _, future in self._queue)]
+            return [*known, *self._sending, *(item.future for item in self._queue)]
 
     def cancel(self, futures: Iterable[JobFuture]) -> list[JobFuture]:
         """Cancel those that no launcher holds yet, in one request; returns them."""
         wanted = set(futures)
         with self._changed:
-            cancelled = [future for _, future in self._queue if future in wanted]
-            self._queue = deque(item for item in self._queue if item[1] not in wanted)
+            cancelled = [item.future for item in self._queue if item.future in wanted]
+            self._queue = deque(item for item in self._queue if item.future not in wanted)
             self._changed.wait_for(lambda: not (wanted & self._sending), timeout=CANCEL_SEC)
             sent = {job_id: self._jobs[job_id] for f in wanted if (job_id := f.job_id) in self._jobs and job_id}
         if sent:
@@ -213,7 +233,7 @@ class Engine:
         """Give up: every unresolved future fails with `error`, and every later submit raises it."""
         with self._changed:
             self._broken = error
-            lost = [*self._jobs.values(), *self._sending, *(future for _, future in self._queue)]
+            lost = [*self._jobs.values(), *self._sending, *(item.future for item in self._queue)]
             self._jobs.clear()
             self._queue.clear()
             self._sending.clear()
@@ -244,17 +264,18 @@ class Engine:
                     return
             self._send(self._take())
 
-    def _take(self) -> list[tuple[JobSpec, JobFuture]]:
+    def _take(self) -> list[_Item]:
         with self._changed:
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
-            self._sending.update(future for _, future in batch)
+            self._sending.update(item.future for item in batch)
             self._changed.notify_all()
             return batch
 
-    def _send(self, batch: list[tuple[JobSpec, JobFuture]]) -> None:
-        specs, key = [spec for spec, _ in batch], uuid.uuid4().hex
+    def _send(self, batch: list[_Item]) -> None:
+        key = uuid.uuid4().hex
         try:
             self._guard.before_send()
+            specs = [self._complete(item) for item in batch]
             created = self._persist(lambda: self._service.create_jobs(specs, key=key))
         except BalsamError as error:
             if len(batch) > 1 and not error.transient:
@@ -264,7 +285,7 @@ class Engine:
                 self._send(batch[half:])
                 return
             with self._changed:
-                lost = [future for _, future in batch if future in self._sending]
+                lost = [item.future for item in batch if item.future in self._sending]
                 self._sending.difference_update(lost)
                 self._changed.notify_all()
             for future in lost:
@@ -273,11 +294,21 @@ class Engine:
         for event in self._register(batch, created):
             self._apply_event(event)
 
-    def _register(self, batch: list[tuple[JobSpec, JobFuture]], created: list[JobCreated]) -> list[FeedEvent]:
+    def _complete(self, item: _Item) -> JobSpec:
+        """The spec with the id of its app, which is registered if need be."""
+        app = item.app
+        if app is None:
+            return item.spec
+        if app.name not in self._apps:
+            self._apps[app.name] = self._persist(lambda: self._service.put_app(app)).id
+        return item.spec.model_copy(update={"app_id": self._apps[app.name]})
+
+    def _register(self, batch: list[_Item], created: list[JobCreated]) -> list[FeedEvent]:
         """Give the futures their jobs; returns the events that were faster than the answer to the submission."""
         early: list[FeedEvent] = []
         with self._changed:
-            for (_, future), job in zip(batch, created, strict=True):
+            for item, job in zip(batch, created, strict=True):
+                future = item.future
                 if future in self._sending:  # not failed by `fail_all` meanwhile
                     self._sending.discard(future)
                     future.job_id = job.id
@@ -321,17 +352,19 @@ class Engine:
             if self._sending and event.subject_id not in self._jobs:
                 self._early.setdefault(event.subject_id, []).append(event)
                 return
-        self._apply(event.subject_id, event.to_state, event.result, str(event.data.get("error", "")))
+        self._apply(event)
 
-    def _apply(self, job_id: int, state: str, result: Result | None, error: str) -> None:
+    def _apply(self, event: FeedEvent) -> None:
+        job_id, state = event.subject_id, event.to_state
         with self._changed:
             future = self._jobs.pop(job_id, None) if state in FINAL else self._jobs.get(job_id)
             self._changed.notify_all()
         if future is None:
             return  # nobody waits for it, or a cancel was faster
+        future._see(event)
         if state in FINAL:
-            self._resolve(future, state, result, error)
-        else:
+            self._resolve(future, state, event.result, str(event.data.get("error", "")))
+        elif state == JobState.RUNNING:
             future._start()
 
     def _resolve(self, future: JobFuture, state: str, result: Result | None, error: str) -> None:

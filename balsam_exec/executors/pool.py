@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
-import sys
 import threading
 import uuid
 import weakref
@@ -20,10 +19,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import ValidationError
 
-from balsam_exec.apps.payload import call_app, dump_call, load_result
+from balsam_exec.apps.payload import load_result
 from balsam_exec.client.config import load_service
 from balsam_exec.client.service import Service
+from balsam_exec.client.sites import site_id
 from balsam_exec.executors.allocation import Allocation, NoAllocation
+from balsam_exec.executors.calls import Calls
 from balsam_exec.executors.chunks import run_chunk
 from balsam_exec.executors.engine import PATIENCE_SEC, Engine, JobFuture
 from balsam_exec.model.batch_jobs import BatchJobSpec
@@ -104,8 +105,8 @@ class BalsamPoolExecutor(_Submitter):
 
     Raises:
         ValueError: `max_workers` is not positive.
-        ConfigurationError: there is no such site.
-        InvalidRequest: a resource that does not exist or makes no sense.
+        DoesNotExist: there is no such site.
+        InvalidRequest: a resource that does not exist or makes no sense; no site is named and there are several.
     """
 
     def __init__(
@@ -132,18 +133,18 @@ class BalsamPoolExecutor(_Submitter):
         self._deployment: Deployment | None = None
         self._service = service or self._find_service()
         try:
-            site_id = _site_id(self._service, site)
-            app = self._service.put_app(call_app(site_id, _import_path()))
+            at = site_id(self._service, site)
+            self._calls = Calls(self._service, at)
             packing = -(-self._max_workers // num_nodes)
             self._spec = _spec(
                 {"node_packing_count": packing, **(resources or {})},
-                app_id=app.id,
+                app_id=self._calls.app_id,
                 workdir=f"pools/{self.name}",
                 tags={TAG: self.name},
             )
             self._pool = self
             batch = BatchJobSpec(
-                site_id=site_id,
+                site_id=at,
                 num_nodes=num_nodes,
                 wall_time_min=wall_time_min,
                 job_mode="serial",
@@ -230,12 +231,12 @@ class BalsamPoolExecutor(_Submitter):
                 when = "interpreter shutdown" if _exiting else "shutdown"
                 raise RuntimeError(f"cannot schedule new futures after {when}")
             try:
-                arguments = dump_call(fn, args, kwargs)
+                app, arguments = self._calls.encode(fn, args, kwargs)
             except BalsamError as error:
                 failed: Future[Any] = Future()
                 failed.set_exception(error)
                 return failed
-            return self._engine.submit(spec.model_copy(update={"arguments": arguments}))
+            return self._engine.submit(spec.model_copy(update={"arguments": arguments}), app)
 
     def _adopt_all(self) -> None:
         records = list(_all_jobs(self._service, self.name))
@@ -306,19 +307,6 @@ def _spec(resources: Mapping[str, Any], **fields: Any) -> JobSpec:
         raise InvalidRequest(str(error)) from error
 
 
-def _site_id(service: Service, site: str | int | None) -> int:
-    """The site that is meant; raises ConfigurationError when there is none or more than one."""
-    site = site if site is not None else service.default_site
-    if isinstance(site, int) or (isinstance(site, str) and site.isdigit()):
-        return service.site(int(site)).id
-    found = service.sites(name=site).results if site is not None else service.sites().results
-    if len(found) == 1:
-        return found[0].id
-    if not found:
-        raise ConfigurationError(f"no site {site!r} at {service.url}: `balsam site ls` lists those there are")
-    raise ConfigurationError(f"say which site: {', '.join(s.name for s in found)}")
-
-
 def _all_jobs(service: Service, pool: str) -> Iterator[JobRecord]:
     after: int | None = None
     while True:
@@ -327,11 +315,6 @@ def _all_jobs(service: Service, pool: str) -> Iterator[JobRecord]:
         if page.next is None:
             return
         after = page.next
-
-
-def _import_path() -> list[str]:
-    """Where functions of the caller's own modules are to be found, if the worker is on the same machine."""
-    return [os.path.abspath(entry) for entry in sys.path if os.path.isdir(entry or ".")]
 
 
 def _flatten(lists: Iterator[list[T]]) -> Iterator[T]:

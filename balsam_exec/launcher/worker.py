@@ -54,19 +54,22 @@ class App:
         self._codec = codec
         self._payload = payload
         self._cls: Any = None
+        self._fixed: Callable[..., Any] | None = None  #: the function of an app of calls that has one
         self._functions: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
         self.codec_name = codec.DILL
 
     def load(self) -> None:
         if self._cls is not None:
             return
-        sys_path = self._codec.load_call_app(self._payload)
-        if sys_path is None:
+        calls = self._codec.load_call_app(self._payload)
+        if calls is None:
             self._cls = self._codec.load_app(self._payload, Base)
         else:
+            sys_path, function = calls
             sys.path.extend(entry for entry in sys_path if entry not in sys.path and os.path.isdir(entry))
-            self._cls = Base
             self.codec_name = self._codec.CLOUDPICKLE
+            self._fixed = function and self._codec.loads(function)
+            self._cls = Base
 
     def bind(self, data: bytes) -> Callable[[], Any]:
         """The call, ready to be made."""
@@ -74,8 +77,10 @@ class App:
             args, kwargs = self._codec.loads(data)
             instance = self._cls.__new__(self._cls)
             return lambda: instance.run(*args, **kwargs)
-        code, arguments = self._codec.split_call(data)
-        function = self._function(code)
+        function, arguments = self._fixed, data
+        if function is None:
+            code, arguments = self._codec.split_call(data)
+            function = self._function(code)
         args, kwargs = self._codec.loads(arguments)
         return lambda: function(*args, **kwargs)
 

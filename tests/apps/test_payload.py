@@ -130,7 +130,7 @@ def test_a_call_and_its_app() -> None:
 
     app = payload.call_app(4, ["/a", "/b"])
     assert app.payload is not None
-    assert codec.load_call_app(app.payload) == ["/a", "/b"]
+    assert codec.load_call_app(app.payload) == (["/a", "/b"], None)
     assert codec.load_call_app(payload.dump_app(local_app(), Base)) is None
     others = {payload.call_app(4, ["/a"]).name, payload.call_app(4, ["/a", "/b"], Isolation.PROCESS).name}
     assert app.name not in others

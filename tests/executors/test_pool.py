@@ -20,7 +20,7 @@ from balsam_exec.embedded import Deployment
 from balsam_exec.model.base import MAX_ENTITY
 from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobSpec
 from balsam_exec.model.errors import (
-    ConfigurationError,
+    DoesNotExist,
     InvalidRequest,
     NotFound,
     PayloadError,
@@ -157,7 +157,7 @@ def test_many_threads_submit(deployment: Deployment) -> None:
 
 
 def test_mistakes(deployment: Deployment) -> None:
-    with pytest.raises(ConfigurationError, match="nowhere"):
+    with pytest.raises(DoesNotExist, match="nowhere"):
         BalsamPoolExecutor(2, site="nowhere")
     with pytest.raises(NotFound, match="never-was"):
         BalsamPoolExecutor.reattach("never-was", allocate=False)
