@@ -26,7 +26,8 @@ from balsam_exec.client.sites import site_id
 from balsam_exec.executors.allocation import Allocation, NoAllocation
 from balsam_exec.executors.calls import Calls
 from balsam_exec.executors.chunks import run_chunk
-from balsam_exec.executors.engine import PATIENCE_SEC, Engine, JobFuture
+from balsam_exec.executors.engine import PATIENCE_SEC, Engine
+from balsam_exec.executors.future import JobFuture
 from balsam_exec.model.batch_jobs import BatchJobSpec
 from balsam_exec.model.errors import BalsamError, ConfigurationError, InvalidRequest, NotFound
 from balsam_exec.model.jobs import JobRecord, JobSpec, Resources
