@@ -13,11 +13,10 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from balsam_exec.apps.payload import call_app, dump_call_arguments, dump_function, join_call
-from balsam_exec.client.service import Service
-from balsam_exec.model.apps import AppSpec
+from balsam_exec.model.apps import AppRecord, AppSpec
 
 #: Bytes of a function that are not worth an app.
 _SMALL = 400
@@ -25,10 +24,14 @@ _SMALL = 400
 _REMEMBERED = 1000
 
 
+class AppService(Protocol):
+    def put_app(self, spec: AppSpec) -> AppRecord: ...
+
+
 class Calls:
     """The calls that one executor submits to a site. Registers their common app: raises what the service raises."""
 
-    def __init__(self, service: Service, site_id: int) -> None:
+    def __init__(self, service: AppService, site_id: int) -> None:
         self._site_id = site_id
         self._sys_path = _import_path()
         self._lock = threading.Lock()

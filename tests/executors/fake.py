@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 
 from balsam_exec.apps.payload import dump
+from balsam_exec.model.apps import AppRecord, AppSpec
 from balsam_exec.model.base import now
 from balsam_exec.model.errors import InvalidRequest, ServiceUnavailable
 from balsam_exec.model.events import Feed, FeedEvent, Kind
@@ -15,6 +16,7 @@ from balsam_exec.model.queries import FeedQuery
 from balsam_exec.model.states import JobState
 
 BAD_WORKDIR = "bad"
+BAD_APP = "bad"
 
 
 class FakeService:
@@ -24,12 +26,15 @@ class FakeService:
         self.events: list[FeedEvent] = []
         self.batches: list[int] = []  #: the sizes of the requests to create jobs
         self.keys: set[str] = set()
+        self.specs: dict[int, JobSpec] = {}
+        self.apps: list[str] = []  #: names, in order of registration; the id is the position + 100
         self.away = 0  #: so many of the next requests fail
         self.answer = threading.Event()  #: cleared: submissions are stored but not answered yet
         self.answer.set()
         self.closed = False
         self.asked = 0  #: where the last request to the feed started
         self.following = False  #: whether there was any
+        self.query: FeedQuery | None = None  #: the last one
 
     def sibling(self) -> Self:
         return self
@@ -50,9 +55,21 @@ class FakeService:
             self.batches.append(len(specs))
             created = [JobCreated(id=len(self.jobs) + i + 1, state=JobState.PREPROCESSED) for i in range(len(specs))]
             self.jobs.update({job.id: job.state for job in created})
+            self.specs.update({job.id: spec for job, spec in zip(created, specs, strict=True)})
             self.changed.notify_all()
         assert self.answer.wait(30)
         return created
+
+    def put_app(self, spec: AppSpec) -> AppRecord:
+        with self.changed:
+            self._reach()
+            if spec.name == BAD_APP:
+                raise InvalidRequest("a bad app")
+            self.apps.append(spec.name)
+            moment = now()
+            return AppRecord(
+                **spec.model_dump(), id=len(self.apps) + 99, digest=spec.name, created=moment, last_update=moment
+            )
 
     def cancel_jobs(self, ids: Iterable[int]) -> list[int]:
         with self.changed:
@@ -71,6 +88,7 @@ class FakeService:
                 return Feed(cursor=str(len(self.events)), events=[])
             start = self.asked = int(query.cursor)
             self.following = True
+            self.query = query
             self.changed.notify_all()
             self.changed.wait_for(lambda: len(self.events) > start or self.closed, timeout=query.timeout)
             if self.closed:

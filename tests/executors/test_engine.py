@@ -12,10 +12,13 @@ from balsam_exec.apps.payload import load_result
 from balsam_exec.executors import engine as engine_module
 from balsam_exec.executors.allocation import NoAllocation
 from balsam_exec.executors.engine import Engine
+from balsam_exec.executors.future import JobFuture
+from balsam_exec.model.apps import AppSpec
 from balsam_exec.model.errors import InvalidRequest, JobFailed, ServiceUnavailable
+from balsam_exec.model.events import FeedEvent
 from balsam_exec.model.jobs import JobSpec, Result
 from balsam_exec.model.states import JobState
-from tests.executors.fake import BAD_WORKDIR, FakeService
+from tests.executors.fake import BAD_APP, BAD_WORKDIR, FakeService
 
 GOOD = JobSpec(app_id=1, workdir="good")
 BAD = JobSpec(app_id=1, workdir=BAD_WORKDIR)
@@ -47,6 +50,62 @@ def test_a_future_runs_and_has_the_value_of_its_job(service: FakeService, engine
     assert future.job_id == 1
     assert started.wait(10)
     assert engine.outstanding == 0
+
+
+def app(name: str) -> AppSpec:
+    return AppSpec(site_id=1, name=name, command_template="true")
+
+
+def test_an_app_is_registered_once_before_its_jobs(service: FakeService, engine: Engine) -> None:
+    futures = [engine.submit(GOOD, app("a")), engine.submit(GOOD, app("b")), engine.submit(GOOD)]
+    service.wait_jobs(3)
+    futures.append(engine.submit(GOOD, app("a")))
+    service.wait_jobs(4)
+    assert service.apps == ["a", "b"]
+    assert [service.specs[job_id].app_id for job_id in range(1, 5)] == [100, 101, 1, 100]
+    for job_id in range(1, 5):
+        service.finish(job_id, job_id)
+    assert [future.result(timeout=10) for future in futures] == [1, 2, 3, 4]
+
+
+def test_an_app_that_is_refused_fails_its_jobs_alone(service: FakeService, engine: Engine) -> None:
+    service.answer.clear()
+    first = engine.submit(GOOD)
+    service.wait_jobs(1)
+    bad, good = engine.submit(GOOD, app(BAD_APP)), engine.submit(GOOD, app("good"))
+    service.answer.set()
+    with pytest.raises(InvalidRequest, match="a bad app"):
+        bad.result(timeout=10)
+    service.wait_jobs(2)
+    for job_id in (1, 2):
+        service.finish(job_id, job_id)
+    assert [first.result(timeout=10), good.result(timeout=10)] == [1, 2]
+
+
+def test_a_future_of_another_kind_sees_the_events_of_its_job(service: FakeService) -> None:
+    class Witness(JobFuture):
+        seen: tuple[str, ...] = ()
+
+        def _see(self, event: FeedEvent) -> None:
+            self.seen += (event.to_state,)
+
+    watched = [JobState.RUN_DONE.value]
+    engine = Engine(service, {}, load_result, NoAllocation(), lambda: None, future=Witness, watched=watched)
+    try:
+        future = engine.submit(GOOD)
+        service.wait_jobs(1)
+        service.move(1, JobState.RUNNING)
+        service.move(1, JobState.RUN_DONE)
+        assert service.query is not None
+        assert set(watched) < set(service.query.to_state)
+        assert not future.done()
+        service.move(1, JobState.JOB_FINISHED, Result(ok=True))
+        future.result(timeout=10)
+        assert isinstance(future, Witness)
+        assert future.seen == ("RUNNING", "RUN_DONE", "JOB_FINISHED")
+    finally:
+        engine.close()
+        engine.join()
 
 
 def test_what_gathers_during_a_request_goes_with_the_next_one(service: FakeService, engine: Engine) -> None:
