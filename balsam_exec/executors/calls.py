@@ -42,7 +42,10 @@ class Calls:
         self, function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]
     ) -> tuple[AppSpec | None, bytes]:
         """(the app, the job's arguments); None: the common app. Raises PayloadError, TooLarge."""
-        code, arguments = dump_function(function), dump_call_arguments(args, kwargs)
+        return self.encode_dumped(dump_function(function), dump_call_arguments(args, kwargs))
+
+    def encode_dumped(self, code: bytes, arguments: bytes) -> tuple[AppSpec | None, bytes]:
+        """The same for what was serialized already (`dump_function`, `dump_call_arguments`). Raises TooLarge."""
         app = self._app_of(code) if len(code) > _SMALL else None
         return app, join_call(code, arguments) if app is None else arguments
 
