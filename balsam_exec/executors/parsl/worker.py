@@ -1,0 +1,69 @@
+"""What a worker does with a Parsl task. A module of its own: a worker imports only this, and Parsl."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from parsl.app.errors import RemoteExceptionWrapper
+from parsl.serialize import deserialize, serialize
+
+
+class TaskRaised(Exception):
+    """A task raised: (what, Parsl's wrapper of the exception serialized by Parsl)."""
+
+    @property
+    def wrapper(self) -> bytes:
+        data: bytes = self.args[1]
+        return data
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ParslCall:
+    """A function as Parsl has serialized it, called with arguments that Parsl has serialized."""
+
+    def __init__(self, function: bytes, directory: str, monitored: bool) -> None:
+        """`directory` is where to run, unless it does not exist here; `monitored` by Parsl."""
+        self._function = function
+        self._directory = directory
+        self._monitored = monitored
+        self._loaded: Callable[..., Any] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ParslCall, (self._function, self._directory, self._monitored)
+
+    def __call__(self, args: bytes, kwargs: bytes) -> bytes:
+        """The result, serialized by Parsl. Raises TaskRaised."""
+        self._prepare()
+        try:
+            if self._loaded is None:
+                self._loaded = deserialize(self._function)
+            result = self._loaded(*deserialize(args), **deserialize(kwargs))
+            if not isinstance(result, RemoteExceptionWrapper):
+                return serialize(result)
+            failure = result
+        except Exception:  # noqa: BLE001 whatever it is, it travels as Parsl has it
+            failure = RemoteExceptionWrapper(*_current())
+        raise TaskRaised(f"the task raised {failure.e_type.__name__}", _pack(failure)) from failure.e_value
+
+    def _prepare(self) -> None:
+        with suppress(OSError):  # it is not this machine's: the job's workdir it is
+            os.chdir(self._directory)
+        if self._monitored:
+            os.environ["PARSL_WORKER_BLOCK_ID"] = os.environ.get("BALSAM_BATCH_JOB_ID", "")
+
+
+def _pack(failure: RemoteExceptionWrapper) -> bytes:
+    try:
+        return serialize(failure)
+    except Exception:  # noqa: BLE001 an exception that cannot be pickled: the reason can
+        return serialize(RemoteExceptionWrapper(*_current()))
+
+
+def _current() -> tuple[Any, Any, Any]:
+    return sys.exc_info()
