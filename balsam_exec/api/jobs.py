@@ -23,7 +23,7 @@ from balsam_exec.apps.definition import command_input, python_input, python_para
 from balsam_exec.client.service import Service
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.base import MAX_BULK, Json
-from balsam_exec.model.errors import InvalidRequest
+from balsam_exec.model.errors import DoesNotExist, InvalidRequest
 from balsam_exec.model.jobs import JobBulkPatch, JobPatch, JobRecord, JobSpec, Result
 from balsam_exec.model.queries import JobQuery
 from balsam_exec.model.states import TERMINAL, JobState
@@ -86,6 +86,15 @@ class JobQuerySet(QuerySet["Job"]):
 
     def bulk_create(self, jobs: Iterable[Job], key: str | None = None) -> list[Job]:
         """Save new jobs in as few requests as possible. A parent may be among them. Nothing is sent if one is wrong.
+
+    def kill(self) -> int:
+        """Kill all of these that have not ended, as `Job.kill` does; how many these were. Without any filter it is
+        refused."""
+        self._whole("kill")
+        if self._nothing:
+            return 0
+        found = self._client().service.kill_matching(self._query())
+        return len(found.killed) + len(found.ordered)
 
         The same jobs under the same `key` are made once: after a crash or a lost connection, do it again with the key.
         Raises InvalidRequest, ParameterError, PayloadError, TooLarge.
@@ -263,6 +272,19 @@ class Job(Resource):
     def state(self) -> JobState:
         """Where it stands as far as was seen; assign a state and `save()` to move it there."""
         return JobState.CREATED if self._record is None else JobState(self._values.get("state", self._record.state))
+    def kill(self) -> None:
+        """Kill it, unless it has ended; again it does no harm. Raises DoesNotExist.
+
+        What waits is USER_KILLED at once, and never runs. All processes of what runs are told to end (SIGTERM, a moment
+        later SIGKILL); it is USER_KILLED when nothing is left of them, unless it came to its end before. `result` waits.
+        """
+        job_id = self._saved_id()
+        found = self._own_client.service.kill_jobs([job_id])
+        if job_id not in (*found.killed, *found.ordered, *found.over):
+            raise DoesNotExist(f"there is no job {job_id} (any more)")
+        if job_id in found.killed:
+            self._seen(self._own_client.service.job(job_id))
+
 
     @state.setter
     def state(self, value: JobState | str) -> None:

@@ -16,7 +16,7 @@ from balsam_exec.client.lookups import adapter, build, url_params
 from balsam_exec.client.transport import DEADLINE, READ_TIMEOUT, Transport
 from balsam_exec.model.apps import AppRecord, AppSpec
 from balsam_exec.model.auth import NewToken, TokenRecord, TokenSpec, UserRecord
-from balsam_exec.model.base import Count, Page
+from balsam_exec.model.base import MAX_BULK, Count, Page
 from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord, BatchJobSpec
 from balsam_exec.model.events import EventRecord, Feed
 from balsam_exec.model.jobs import (
@@ -28,6 +28,8 @@ from balsam_exec.model.jobs import (
     JobRecord,
     JobSpec,
     Result,
+    Killed,
+    KillRequest,
     StateCount,
 )
 from balsam_exec.model.queries import (
@@ -45,9 +47,11 @@ from balsam_exec.model.sessions import (
     Acquired,
     AcquireRequest,
     LeasedJob,
+    Heartbeat,
     Report,
     ReportBatch,
     SessionRecord,
+    SessionOrders,
     SessionSpec,
 )
 from balsam_exec.model.sites import SitePatch, SiteRecord, SiteSpec
@@ -221,6 +225,20 @@ class Service:
         return self._call(Cancelled, "POST", "/jobs/cancel", body, idempotent=True).job_ids
 
     def results(self, ids: Iterable[int]) -> dict[int, Result]:
+    def kill_jobs(self, ids: Iterable[int]) -> Killed:
+        """Kill jobs that have not ended. Not atomic for more than a bulk; may be repeated."""
+        killed, ordered, over = [], [], []
+        for some in _chunks(list(ids), MAX_BULK):
+            found = self._call(Killed, "POST", "/jobs/kill", _dump(KillRequest(ids=list(some))), idempotent=True)
+            killed += found.killed
+            ordered += found.ordered
+            over += found.over
+        return Killed(killed=killed, ordered=ordered, over=over)
+
+    def kill_matching(self, query: Query) -> Killed:
+        """Kill all jobs that match and have not ended; a query without any filter is refused."""
+        return self._call(Killed, "POST", "/jobs/kill", query=query, idempotent=True)
+
         """How those of the jobs that have ended did."""
         found: dict[int, Result] = {}
         for some in _chunks(list(ids), CHUNK_IDS):
@@ -268,8 +286,11 @@ class Service:
         body = ReportBatch(reports=list(reports)).model_dump_json(exclude_defaults=True).encode()
         self._tell("POST", f"/sessions/{session_id}/report", body, idempotent=True)
 
-    def heartbeat(self, session_id: int) -> SessionRecord:
-        return self._call(SessionRecord, "PUT", f"/sessions/{session_id}")
+    def heartbeat(self, session_id: int, heard: Heartbeat | None = None) -> SessionOrders:
+        """Extend the session; waits up to `heard.timeout` seconds for an order that is not in `heard.killing`."""
+        heard = heard or Heartbeat()
+        patience = heard.timeout + GRACE
+        return self._call(SessionOrders, "PUT", f"/sessions/{session_id}", _dump(heard), timeout=patience)
 
     def close_session(self, session_id: int) -> None:
         self._tell("DELETE", f"/sessions/{session_id}")

@@ -40,7 +40,10 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """The service has renewed the session."""
+    """The service has renewed the session. `kill`: the leases, as (job id, epoch), of all jobs whose owner wants them
+    killed, as long as the service has not heard that they ended."""
+
+    kill: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

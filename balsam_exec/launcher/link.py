@@ -12,12 +12,14 @@ from typing import Protocol, TypeVar
 from balsam_exec.launcher.events import Alive, Arrived, Delivered, Event, Lost, Refused, Stale
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.errors import BalsamError, InvalidRequest, NotFound, StaleLease
-from balsam_exec.model.sessions import AcquireRequest, LeasedJob, Report, SessionRecord
+from balsam_exec.model.sessions import AcquireRequest, Heartbeat, LeasedJob, Report, SessionOrders, SessionRecord
 
 log = logging.getLogger(__name__)
 
 #: Seconds between attempts, after the client's own retries gave up.
 _PAUSE = 0.5
+#: Seconds at most that a heartbeat waits for orders.
+_LISTEN = 30.0
 T = TypeVar("T")
 
 
@@ -32,7 +34,7 @@ class LauncherService(Protocol):
 
     def report(self, session_id: int, reports: Sequence[Report]) -> None: ...
 
-    def heartbeat(self, session_id: int) -> SessionRecord: ...
+    def heartbeat(self, session_id: int, heard: Heartbeat) -> SessionOrders: ...
 
     def app(self, app_id: int) -> AppRecord: ...
 
@@ -46,6 +48,7 @@ class Link:
         self.apps: dict[int, AppRecord] = {}  #: of every job that arrived, unless it is gone; written before `post`
         self._service = service
         self._session = session
+        self._killing: dict[int, int] = {}  #: the orders of the last heartbeat
         self._post = post
         self._stopped = threading.Event()
         self._requests: SimpleQueue[AcquireRequest] = SimpleQueue()
@@ -105,10 +108,9 @@ class Link:
             self._post(Delivered())
 
     def _keep_alive(self) -> None:
-        if self._stopped.wait(self._session.ttl_sec / 4):
-            return
-        self._persist(lambda: self._service.heartbeat(self._session.id))
-        self._post(Alive())
+        heard = Heartbeat(timeout=min(self._session.ttl_sec / 4, _LISTEN), killing=self._killing)
+        self._killing = self._persist(lambda: self._service.heartbeat(self._session.id, heard)).kill
+        self._post(Alive(frozenset(self._killing.items())))
 
     def _persist(self, call: Callable[[], T]) -> T:
         """Try until there is an answer. When the lease cannot last so long, the pilot ends the launcher."""

@@ -42,6 +42,8 @@ from balsam_exec.platform.nodes import NodeSpec
 
 log = logging.getLogger(__name__)
 
+#: What the report of a job says that was killed.
+KILLED = {"reason": "killed by its owner"}
 #: Seconds after which an acquire that is not answered means that there is nothing to do.
 _ANSWER_TIME = 1.0
 
@@ -72,6 +74,7 @@ class _Running:
     job: LeasedJob
     placement: Placement
     timed_out: str = ""  #: why it was told to end before its time
+    killed: bool = False  #: by its owner
     stale: bool = False  #: its lease is over: nobody wants to hear of it
     kill_at: float = math.inf
 
@@ -87,6 +90,7 @@ class Pilot:
         self._epoch = epoch
         self._backlog: dict[int, _Waiting] = {}
         self._running: dict[int, _Running] = {}
+        self._doomed: frozenset[Lease] = frozenset()  #: to be killed; some may have ended, or be on their way to us
         self._outbox = Outbox(terms.linger)
         self._rate = _Rate(now)
         self._usual = SERIAL  #: what the last job needed, and so probably the next
@@ -138,8 +142,9 @@ class Pilot:
                 self._outbox.delivered()
             case Arrived(jobs):
                 self._arrive(jobs, now)
-            case Alive():
+            case Alive(kill):
                 self._lease_until = now + self._terms.ttl
+                self._kill(kill, now, actions)
             case Stale(job_ids):
                 self._drop(self._outbox.stale(job_ids, now), now)
             case Refused(why):
@@ -156,6 +161,9 @@ class Pilot:
             if self._ending:
                 self._report(job, None, now)
                 continue
+            if (job.id, job.epoch) in self._doomed:
+                self._report(job, JobState.USER_KILLED, now, KILLED)
+                continue
             need = Need.of(job)
             self._backlog[job.id] = _Waiting(job, need, now)
             if why := obstacle(self._specs, need):
@@ -168,10 +176,30 @@ class Pilot:
         self._idle_since = now
         if run.stale:
             return
-        if run.timed_out and not outcome.result.value:
+        if outcome.result.value:
+            self._report(run.job, outcome.state, now, outcome.data, outcome.result)
+        elif run.killed:
+            self._report(run.job, JobState.USER_KILLED, now, {**outcome.data, **KILLED})
+        elif run.timed_out:
             self._report(run.job, JobState.RUN_TIMEOUT, now, {"error": run.timed_out})
         else:
             self._report(run.job, outcome.state, now, outcome.data, outcome.result)
+
+    def _kill(self, doomed: frozenset[Lease], now: float, actions: list[Action]) -> None:
+        """Their owner wants these jobs killed. Those on their way to us are dealt with when they arrive."""
+        self._doomed = doomed
+        for job_id, epoch in sorted(doomed):
+            if (waiting := self._backlog.get(job_id)) and waiting.job.epoch == epoch:
+                del self._backlog[job_id]
+                self._report(waiting.job, JobState.USER_KILLED, now, KILLED)
+            if (run := self._running.get(job_id)) and run.job.epoch == epoch and not run.killed:
+                run.killed = True
+                self._tell_to_end(run, now, actions)
+
+    def _tell_to_end(self, run: _Running, now: float, actions: list[Action]) -> None:
+        if math.isinf(run.kill_at):
+            run.kill_at = now + self._terms.grace
+            actions.append(Kill(run.job.id, signal.SIGTERM))
 
     def _drop(self, leases: Collection[Lease], now: float) -> None:
         """These leases are over; the jobs may have come back to us under others."""
@@ -194,11 +222,10 @@ class Pilot:
         for waiting in self._backlog.values():
             self._report(waiting.job, None, now)
         self._backlog.clear()
-        for job_id, run in self._running.items():
+        for run in self._running.values():
             if not run.timed_out and not run.stale:
                 run.timed_out = self._ending
-                run.kill_at = now + self._terms.grace
-                actions.append(Kill(job_id, signal.SIGTERM))
+                self._tell_to_end(run, now, actions)
             if at_once:
                 run.kill_at = now
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, field_validator
 
-from balsam_exec.model.base import Entity, Id, Json, Record, Tags, Timestamp, Wire
+from balsam_exec.model.base import MAX_BULK, Entity, Id, Json, Record, Tags, Timestamp, Wire
 from balsam_exec.model.states import JobState
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -138,3 +138,15 @@ class Cancelled(Record):
     """Those of the asked-for jobs that waited, held by no launcher, and are now USER_KILLED: they never ran."""
 
     job_ids: list[Id]
+
+
+class KillRequest(Wire):
+    ids: list[Id] = Field(max_length=MAX_BULK)
+
+
+class Killed(Record):
+    """What came of killing jobs. The same request again gives the same, or tells how it went on."""
+
+    killed: list[Id]  #: USER_KILLED by now
+    ordered: list[Id]  #: a launcher holds them and is told: they will be USER_KILLED, or end by themselves before
+    over: list[Id] = []  #: had ended otherwise: JOB_FINISHED, FAILED

@@ -26,6 +26,20 @@ class SessionRecord(Record):
     ttl_sec: float
 
 
+class Heartbeat(Wire):
+    """A sign of life; waits up to `timeout` seconds for an order to kill a job that is not in `killing`."""
+
+    timeout: float = Field(default=0, ge=0, le=60)
+    killing: dict[Id, int] = Field(default={}, max_length=MAX_BULK)  #: the orders of the last answer
+
+
+class SessionOrders(SessionRecord):
+    """A session that has been extended, and the orders for its launcher."""
+
+    #: Jobs to kill: id -> epoch of the lease. All that are not reported to have ended, old orders and new ones.
+    kill: dict[Id, int] = {}
+
+
 class AcquireRequest(Wire):
     """What a launcher has room for. Waits up to `timeout` seconds for the first runnable job."""
 
@@ -58,8 +72,9 @@ class Acquired(Record):
 
 
 class Report(Wire):
-    """One thing that happened to a leased job: RUNNING, RUN_DONE, RUN_ERROR, RUN_TIMEOUT, or `state` None: released
-    without having been started. Several for one job are given in order."""
+    """One thing that happened to a leased job: RUNNING, RUN_DONE, RUN_ERROR, RUN_TIMEOUT, USER_KILLED where that was
+    ordered and nothing is left of the job, or `state` None: released without having been started. Several for one job
+    are given in order."""
 
     job_id: Id
     epoch: int

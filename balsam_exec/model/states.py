@@ -77,6 +77,9 @@ def _table() -> dict[tuple[JobState, JobState], frozenset[Actor]]:
     allow((s.PREPROCESSED, s.RESTART_READY), (s.RUNNING,), a.LAUNCHER)
     allow((s.RUNNING,), (s.RUN_DONE, s.RUN_ERROR, s.RUN_TIMEOUT), a.LAUNCHER)
     allow((s.RUNNING,), (s.RUN_TIMEOUT,), a.SERVICE)  # the lease expired
+    # A kill that was ordered while a launcher held the job: told by it, or done when it holds the job no more.
+    allow((s.PREPROCESSED, s.RESTART_READY, s.RUNNING), (s.USER_KILLED,), a.LAUNCHER, a.SERVICE)
+    allow((s.RUN_DONE, s.RUN_ERROR, s.RUN_TIMEOUT), (s.USER_KILLED,), a.SERVICE)
     # What hooks and transfers decide at the site.
     allow((s.READY,), (s.STAGED_IN, s.FAILED), a.SITE)
     allow((s.STAGED_IN,), (s.PREPROCESSED, s.FAILED), a.SITE)
@@ -105,12 +108,18 @@ def check(source: JobState, target: JobState, actor: Actor) -> None:
         raise IllegalTransition(f"only {', '.join(sorted(actors))} may move a job from {source} to {target}")
 
 
-def settle(state: JobState, steps: Step, pending_parents: int = 0) -> JobState:
+def settle(state: JobState, steps: Step, pending_parents: int = 0, *, killed: bool = False) -> JobState:
     """Where a job that has just come to `state` really comes to rest, over all steps it does not have.
 
     `pending_parents` counts the parents that are not JOB_FINISHED yet. The result equals `state` where the job has
-    to wait for somebody: its parents, the site, a launcher.
+    to wait for somebody: its parents, the site, a launcher. With `killed`, where its kill was ordered and no launcher
+    holds it any more, it waits for nobody: it has ended by itself, or ends as USER_KILLED.
     """
+    rest = _over_missing_steps(state, steps, pending_parents)
+    return JobState.USER_KILLED if killed and rest not in TERMINAL else rest
+
+
+def _over_missing_steps(state: JobState, steps: Step, pending_parents: int) -> JobState:
     s = JobState
     if state in (s.CREATED, s.AWAITING_PARENTS):
         if pending_parents:

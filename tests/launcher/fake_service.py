@@ -12,7 +12,7 @@ from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.base import now
 from balsam_exec.model.errors import BalsamError, NotFound, ServiceUnavailable, StaleLease
 from balsam_exec.model.jobs import Result
-from balsam_exec.model.sessions import AcquireRequest, LeasedJob, Report, SessionRecord
+from balsam_exec.model.sessions import AcquireRequest, Heartbeat, LeasedJob, Report, SessionOrders, SessionRecord
 from balsam_exec.model.states import Actor, JobState, check
 
 SESSION = 7
@@ -32,6 +32,7 @@ class FakeService:
         self.results: dict[int, Result] = {}
         self.batches: list[list[Report]] = []
         self.requests: list[AcquireRequest] = []
+        self.kill: dict[int, int] = {}  #: orders to kill: job id -> epoch
         self.heartbeats = 0
         self.closed = False
         self.fault: BalsamError | None = None  #: what every call raises
@@ -67,6 +68,12 @@ class FakeService:
     def add_job(self, app: AppRecord, **fields: Any) -> int:
         return self.add_jobs(app, **fields)[0]
 
+    def order_kill(self, *job_ids: int) -> None:
+        """Of jobs that the launcher holds."""
+        with self._changed:
+            self.kill.update((job_id, self.leased[job_id].epoch) for job_id in job_ids)
+            self._changed.notify_all()
+
     def take_away(self, job_id: int) -> None:
         """Its lease is over."""
         with self._changed:
@@ -81,7 +88,7 @@ class FakeService:
 
     def wait(self, job_ids: Sequence[int], *states: JobState, timeout: float = 20) -> None:
         """Until all these jobs are in one of `states`, by default the ends of a run."""
-        wanted = states or (JobState.RUN_DONE, JobState.RUN_ERROR, JobState.RUN_TIMEOUT)
+        wanted = states or (JobState.RUN_DONE, JobState.RUN_ERROR, JobState.RUN_TIMEOUT, JobState.USER_KILLED)
         self.wait_for(lambda: all(self.state[i] in wanted for i in job_ids), timeout)
 
     def wait_for(self, condition: Callable[[], bool], timeout: float = 20) -> None:
@@ -125,12 +132,16 @@ class FakeService:
                 self._record(report)
             self._changed.notify_all()
 
-    def heartbeat(self, session_id: int) -> SessionRecord:
+    def heartbeat(self, session_id: int, heard: Heartbeat) -> SessionOrders:
         with self._changed:
             self._check(session_id)
             self.heartbeats += 1
             self._changed.notify_all()
-        return self.session()
+            deadline = time.monotonic() + heard.timeout
+            while not self.kill.items() - heard.killing.items() and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+                self._check(session_id)
+            return SessionOrders(**self.session().model_dump(), kill=dict(self.kill))
 
     def app(self, app_id: int) -> AppRecord:
         with self._changed:
@@ -158,6 +169,9 @@ class FakeService:
             self.waiting.append(self.leased.pop(report.job_id))
             return
         check(self.state[report.job_id], report.state, Actor.LAUNCHER)
+        if report.state is not JobState.RUNNING:
+            ordered = self.kill.pop(report.job_id, None)
+            assert report.state is not JobState.USER_KILLED or ordered == report.epoch
         self.state[report.job_id] = report.state
         if report.result is not None:
             self.results[report.job_id] = report.result

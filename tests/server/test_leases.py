@@ -89,7 +89,7 @@ def test_a_repeated_acquire_gives_only_what_is_still_held(world: World) -> None:
     one, two = world.create(*[world.spec()] * 2)
     session = world.open()
     world.acquire(session, 2, key="a")
-    world.patch(one, state=S.USER_KILLED)
+    world.patch(one, state=S.FAILED)
     assert [job["id"] for job in world.acquire(session, 2, key="a")] == [two]
 
 
@@ -157,7 +157,7 @@ def test_an_old_epoch_is_refused_to_the_holder_too(world: World) -> None:
     [job_id] = world.create()
     session = world.open()
     [old] = world.acquire(session)
-    world.patch(job_id, state=S.USER_KILLED)
+    world.patch(job_id, state=S.FAILED)
     world.patch(job_id, state=S.RESTART_READY)
     [new] = world.acquire(session)
     assert new["epoch"] == old["epoch"] + 2
@@ -207,12 +207,12 @@ def test_a_stale_report_records_nothing_of_its_batch(world: World) -> None:
     good, taken, deleted = world.create(*[world.spec()] * 3)
     session = world.open()
     jobs = {job["id"]: job for job in world.acquire(session)}
-    world.patch(taken, state=S.USER_KILLED)
+    world.patch(taken, state=S.FAILED)
     unknown = {**jobs[deleted], "id": deleted + 1000}
     with pytest.raises(StaleLease) as refused:
         world.report(session, *(world.a_report(job, S.RUNNING) for job in (*jobs.values(), unknown)))
     assert refused.value.detail["job_ids"] == [taken, unknown["id"]]
-    assert world.states([good, taken]) == [S.PREPROCESSED, S.USER_KILLED]
+    assert world.states([good, taken]) == [S.PREPROCESSED, S.FAILED]
     world.report(session, world.a_report(jobs[good], S.RUNNING))
 
 
@@ -245,7 +245,7 @@ def test_an_expired_session_gives_its_jobs_back(world: World) -> None:
     for late in (
         lambda: world.acquire(session),
         lambda: world.report(session, world.a_report(jobs[running], S.RUN_DONE)),
-        lambda: world.write(leases.touch, world.owner, session),
+        lambda: world.write(leases.heartbeat, world.owner, session),
     ):
         with pytest.raises(NotFound, match="expired"):
             late()
@@ -283,7 +283,7 @@ def test_every_sign_of_life_extends_the_session(world: World, sign: str) -> None
         elif sign == "report":
             world.report(session, world.a_report(job, S.RUNNING))
         else:
-            world.write(leases.touch, world.owner, session)
+            world.write(leases.heartbeat, world.owner, session)
 
 
 def test_a_closed_session_gives_its_jobs_back_at_once(world: World) -> None:

@@ -151,7 +151,7 @@ class Campaign(RuleBasedStateMachine):
                     self.lease(session, job)
                 for job_id in self.held[session]:
                     if self.world.state(job_id) in RUNNABLE:
-                        self.world.patch(job_id, state=S.USER_KILLED)
+                        self.world.patch(job_id, state=S.FAILED)
                         self.world.patch(job_id, state=S.RESTART_READY)
             for job in self.world.acquire(session):
                 self.lease(session, job)

@@ -180,7 +180,7 @@ def test_a_stale_report_is_a_409_that_names_the_jobs(start_service: Start, sqlit
     [job_id] = campaign.create(1)
     session = http.ok("POST", "/sessions", {"site_id": campaign.site})["id"]
     [job] = http.ok("POST", f"/sessions/{session}/acquire", {"max_jobs": 1, "max_nodes": 1})["jobs"]
-    http.ok("PATCH", f"/jobs/{job_id}", {"state": "USER_KILLED"})
+    http.ok("PATCH", f"/jobs/{job_id}", {"state": "FAILED"})
     report = {"job_id": job_id, "epoch": job["epoch"], "state": "RUNNING", "timestamp": "2026-01-01T00:00:00Z"}
     refused = http("POST", f"/sessions/{session}/report", {"reports": [report]})
     assert (refused.status, refused.json["error"], refused.json["detail"]) == (

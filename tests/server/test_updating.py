@@ -100,14 +100,12 @@ def test_a_restart_forgets_the_result(world: World) -> None:
     assert job["restarted"]
 
 
-@pytest.mark.parametrize("how", ["kill", "fail", "delete"])
+@pytest.mark.parametrize("how", ["fail", "delete"])
 def test_whoever_held_a_job_that_was_taken_away_is_refused(world: World, how: str) -> None:
     [job_id] = world.create()
     session = world.open()
     [job] = world.acquire(session)
-    if how == "kill":
-        world.patch(job_id, state=S.USER_KILLED)
-    elif how == "fail":
+    if how == "fail":
         world.patch(job_id, state=S.FAILED)
     else:
         world.write(update.delete_job, world.owner, job_id)

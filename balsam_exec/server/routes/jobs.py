@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from balsam_exec.model.base import MAX_BULK, MAX_PAGE, Count, Id, Page
+from balsam_exec.model.errors import InvalidRequest
 from balsam_exec.model.jobs import (
     Cancelled,
     CancelRequest,
@@ -17,6 +18,8 @@ from balsam_exec.model.jobs import (
     JobPatch,
     JobRecord,
     JobSpec,
+    Killed,
+    KillRequest,
     Result,
     StateCount,
 )
@@ -42,6 +45,7 @@ SPECS = Body[list[JobSpec]](Annotated[list[JobSpec], Field(max_length=MAX_BULK)]
 PATCH = Body[JobPatch](JobPatch)
 PATCHES = Body[list[JobBulkPatch]](Annotated[list[JobBulkPatch], Field(max_length=MAX_BULK)])
 CANCEL = Body[CancelRequest](CancelRequest)
+KILL = Body[KillRequest](KillRequest)
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 
 
@@ -84,6 +88,20 @@ async def cancel_jobs(request: Request, user: User) -> Response:
     """Those of the jobs that are still waiting become USER_KILLED."""
     wanted = await CANCEL.read(request)
     return answer({"job_ids": await runtime(request).write(update.cancel_jobs, user, wanted.ids)})
+
+
+@router.post("/kill", **described(Killed, body=KILL, query=QUERY))
+async def kill_jobs(request: Request, user: User) -> Response:
+    """Kill the jobs that are named in the body or, without one, all that match and have not ended.
+
+    What waits is USER_KILLED at once. What a launcher holds is so when it says that nothing of it is left.
+    """
+    query, body = QUERY.read(request), await read_bytes(request)
+    if not body:
+        return answer(await runtime(request).write(update.kill_matching, user, query))
+    if query.model_fields_set:
+        raise InvalidRequest("ids in the body or filters in the query string, not both")
+    return answer(await runtime(request).write(update.kill_jobs, user, KILL.parse(body).ids))
 
 
 @router.get("/count", **described(Count, query=QUERY))

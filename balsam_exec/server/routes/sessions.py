@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 
 from balsam_exec.model.base import Page
+from balsam_exec.model.errors import ServiceUnavailable
 from balsam_exec.model.queries import Query, SessionQuery
-from balsam_exec.model.sessions import Acquired, AcquireRequest, ReportBatch, SessionRecord, SessionSpec
+from balsam_exec.model.sessions import (
+    Acquired,
+    AcquireRequest,
+    Heartbeat,
+    ReportBatch,
+    SessionOrders,
+    SessionRecord,
+    SessionSpec,
+)
 from balsam_exec.server.auth import User
-from balsam_exec.server.routes.http import Body, PathId, QueryString, answer, described, empty, runtime
+from balsam_exec.server.routes.http import Body, PathId, QueryString, answer, described, empty, read_bytes, runtime
 from balsam_exec.server.routes.waiting import until_found
 from balsam_exec.server.service import leases, sessions
-from balsam_exec.server.service.unit import work_at
+from balsam_exec.server.service.unit import orders_for, work_at
 
 router = APIRouter(prefix="/sessions", tags=["sessions"])
 
 QUERY = QueryString[Query](SessionQuery)
 SPEC = Body[SessionSpec](SessionSpec)
 ACQUIRE = Body[AcquireRequest](AcquireRequest)
+HEARTBEAT = Body[Heartbeat](Heartbeat)
 REPORT = Body[ReportBatch](ReportBatch)
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 
@@ -34,10 +44,28 @@ async def open_session(request: Request, user: User) -> Response:
     return answer(await runtime(request).write(sessions.open_session, user, await SPEC.read(request)), 201)
 
 
-@router.put("/{session_id}", **described(SessionRecord))
+@router.put("/{session_id}", **described(SessionOrders, body=HEARTBEAT))
 async def heartbeat(request: Request, session_id: PathId, user: User) -> Response:
-    """Extends the session by its `ttl_sec` from now, as acquire and report do too."""
-    return answer(await runtime(request).write(leases.touch, user, session_id))
+    """Extends the session by its `ttl_sec` from now, as acquire and report do too, and gives its orders: waits up to
+    `timeout` seconds for one to kill a job that is not in `killing`."""
+    heard = HEARTBEAT.parse(await read_bytes(request) or b"{}")
+    app = runtime(request)
+
+    async def attempt() -> dict[str, Any]:
+        return await app.write(leases.heartbeat, user, session_id)
+
+    session = await until_found(
+        app.hub,
+        heard.timeout,
+        attempt,
+        found=lambda session: leases.has_news(session, heard),
+        topics=lambda session: [orders_for(session_id)],
+        at_least_every=lambda session: session["ttl_sec"] / 3,
+        request=request,
+    )
+    if app.hub.closed and heard.timeout:  # so it may be long ago that the session was extended
+        raise ServiceUnavailable("the service is about to stop: try again")
+    return answer(session)
 
 
 @router.delete("/{session_id}", **described(None, 204))

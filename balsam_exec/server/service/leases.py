@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from balsam_exec.model.errors import NotFound, StaleLease
+from balsam_exec.model.errors import IllegalTransition, NotFound, StaleLease
 from balsam_exec.model.jobs import Result
-from balsam_exec.model.sessions import AcquireRequest, Report
+from balsam_exec.model.sessions import AcquireRequest, Heartbeat, Report
 from balsam_exec.model.states import RUNNABLE, Actor, JobState, check
 from balsam_exec.server.service.moves import Moves
 from balsam_exec.server.service.unit import Unit
@@ -21,10 +21,12 @@ from balsam_exec.server.store.types import micros
 BUDGET = 32 * 1024 * 1024
 
 #: The states a job may have come to after a launcher reported the one on the left.
+_s = JobState
 _AFTER = {
-    JobState.RUN_DONE: {JobState.RUN_DONE, JobState.POSTPROCESSED, JobState.STAGED_OUT, JobState.JOB_FINISHED},
-    JobState.RUN_ERROR: {JobState.RUN_ERROR, JobState.RESTART_READY, JobState.FAILED},
-    JobState.RUN_TIMEOUT: {JobState.RUN_TIMEOUT, JobState.RESTART_READY, JobState.FAILED},
+    _s.RUN_DONE: {_s.RUN_DONE, _s.POSTPROCESSED, _s.STAGED_OUT, _s.JOB_FINISHED, _s.USER_KILLED},
+    _s.RUN_ERROR: {_s.RUN_ERROR, _s.RESTART_READY, _s.FAILED, _s.USER_KILLED},
+    _s.RUN_TIMEOUT: {_s.RUN_TIMEOUT, _s.RESTART_READY, _s.FAILED, _s.USER_KILLED},
+    _s.USER_KILLED: {_s.USER_KILLED},
 }
 _AFTER[JobState.RUNNING] = {JobState.RUNNING, *(state for after in _AFTER.values() for state in after)}
 
@@ -57,6 +59,8 @@ def judge(job: JobRow, report: Report, session_id: int) -> Verdict:
     if report.state is None and job.state in RUNNABLE:
         return Verdict.APPLY
     check(job.state, report.state or JobState.PREPROCESSED, Actor.LAUNCHER)
+    if report.state is JobState.USER_KILLED and not job.kill_requested:
+        raise IllegalTransition(f"nobody has ordered to kill job {job.id}", job_id=job.id)
     return Verdict.APPLY
 
 
@@ -67,9 +71,15 @@ def _living(unit: Unit, owner_id: int, session_id: int) -> Any:
     return session
 
 
-def touch(unit: Unit, owner_id: int, session_id: int) -> dict[str, Any]:
-    """A heartbeat."""
-    return session_record(_living(unit, owner_id, session_id))
+def heartbeat(unit: Unit, owner_id: int, session_id: int) -> dict[str, Any]:
+    """Extend the session; its orders."""
+    session = session_record(_living(unit, owner_id, session_id))
+    return {**session, "kill": store.to_kill(unit.connection, session_id)}
+
+
+def has_news(session: dict[str, Any], heard: Heartbeat) -> bool:
+    """Whether there is an order that its launcher has not heard of."""
+    return bool(session["kill"].items() - heard.killing.items())
 
 
 def session_record(row: Any) -> dict[str, Any]:
@@ -124,15 +134,16 @@ def report(unit: Unit, owner_id: int, session_id: int, reports: Sequence[Report]
 def _apply(moves: Moves, job: JobRow, item: Report, batch_job_id: int | None) -> tuple[Any, ...] | None:
     """Move the job as reported. The row of its result, where there is one."""
     if item.state is None:
-        moves.free(job, taken=False)
+        moves.free(job, None, taken=False)
         return None
+    at = micros(item.timestamp)
     if item.state is JobState.RUNNING:
         job.batch_job_id = batch_job_id
+        moves.hop(job, item.state, at=at, data=item.data)
     else:
-        moves.free(job, taken=False)
         job.return_code = _return_code(item.result, item.data)
-    moves.hop(job, item.state, at=micros(item.timestamp), data=item.data)
-    if item.result is None or job.state is JobState.RESTART_READY:
+        moves.free(job, item.state, taken=False, at=at, data=item.data)
+    if item.result is None or job.state in (JobState.RESTART_READY, JobState.USER_KILLED):
         return None
     result = item.result
     return (
@@ -147,15 +158,14 @@ def _return_code(result: Result | None, data: Mapping[str, Any]) -> int | None:
 
 
 def end_session(unit: Unit, session_id: int, reason: str) -> None:
-    """Take the session's jobs from it and remove it: running ones time out, the others are just free again."""
+    """Take the session's jobs from it and remove it: running ones time out, the others are just free again; those that
+    it was to kill are killed, for nothing of them can be left or nobody can do more."""
     if store.lock_session(unit.connection, session_id) is None:
         return
     moves = Moves(unit)
     for job in job_store.lock_leased(unit.connection, session_id):
-        moves.free(job, taken=True)
-        if job.state is JobState.RUNNING:
-            check(job.state, JobState.RUN_TIMEOUT, Actor.SERVICE)
-            moves.hop(job, JobState.RUN_TIMEOUT, data={"reason": reason})
+        timed_out = job.state is JobState.RUNNING and not job.kill_requested
+        moves.free(job, JobState.RUN_TIMEOUT if timed_out else None, taken=True, data={"reason": reason})
     moves.flush()
     store.delete_session(unit.connection, session_id)
 

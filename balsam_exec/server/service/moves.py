@@ -8,12 +8,14 @@ from typing import Any
 from balsam_exec.model.events import Kind
 from balsam_exec.model.states import RUNNABLE, JobState, Step, settle
 from balsam_exec.model.transfers import TransferState
-from balsam_exec.server.service.unit import Unit, work_at
+from balsam_exec.server.service.unit import Unit, orders_for, work_at
 from balsam_exec.server.store import jobs as store
 from balsam_exec.server.store.jobs import JobRow
 
 _FINISHED = JobState.JOB_FINISHED
 _ALL_OF_A_RUN = [state.value for state in TransferState]
+#: What the event of a kill says.
+KILLED = {"reason": "killed by its owner"}
 
 
 class Moves:
@@ -34,9 +36,13 @@ class Moves:
     def hop(self, job: JobRow, target: JobState, *, at: int | None = None, data: Any = None) -> None:
         """Move the job to `target`, and on to where it comes to rest."""
         self._step(job, target, at, data)
-        rest = settle(target, job.steps, job.pending_parents)
-        if rest is not target:
-            self._step(job, rest, at and max(at, self._unit.now), None)
+        self._settle(job, at)
+
+    def _settle(self, job: JobRow, at: int | None, *, killed: bool = False) -> None:
+        rest = settle(job.state, job.steps, job.pending_parents, killed=killed)
+        if rest is not job.state:
+            data = KILLED if rest is JobState.USER_KILLED else None
+            self._step(job, rest, at and max(at, self._unit.now), data)
         self._arrived(job)
 
     def _arrived(self, job: JobRow) -> None:
@@ -48,15 +54,30 @@ class Moves:
         elif job.state is JobState.POSTPROCESSED:
             self._staging["out"].add(job.id)
 
-    def free(self, job: JobRow, *, taken: bool) -> None:
-        """End the job's lease; `taken` from its holder, who is then refused, or given back by it."""
+    def free(
+        self, job: JobRow, target: JobState | None, *, taken: bool, at: int | None = None, data: Any = None
+    ) -> None:
+        """End the job's lease, `taken` from its holder, who is then refused, or given back by it.
+
+        The job moves to `target` (None: is free where it stands), and on; to USER_KILLED where that was ordered.
+        """
         self._jobs[job.id] = job
-        job.session_id = None
+        killed, job.kill_requested, job.session_id = job.kill_requested, False, None
         if taken:
             job.epoch += 1
             self._epochs[job.id] = self._epochs.get(job.id, 0) + 1
-        if job.state in RUNNABLE:
-            self._unit.topics.add(work_at(job.site_id))
+        if target is not None:
+            self._step(job, target, at, data)
+        self._settle(job, at, killed=killed)
+
+    def kill(self, job: JobRow) -> None:
+        """Kill a job that has not ended: at once, or by order to the launcher that holds it."""
+        if job.session_id is None:
+            self.hop(job, JobState.USER_KILLED, data=KILLED)
+        else:
+            self._jobs[job.id] = job
+            job.kill_requested = True
+            self._unit.topics.add(orders_for(job.session_id))
 
     def flush(self) -> None:
         connection, now = self._unit.connection, self._unit.now

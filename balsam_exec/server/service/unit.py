@@ -30,6 +30,10 @@ def work_at(site_id: int) -> str:
     return f"work:{site_id}"
 
 
+def orders_for(session_id: int) -> str:
+    return f"orders:{session_id}"
+
+
 class Unit:
     """Collects events, counts and topics; `flush` writes them as the last thing of the transaction."""
 

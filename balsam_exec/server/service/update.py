@@ -1,4 +1,4 @@
-"""Changing, cancelling and deleting jobs: for each request all of it, or nothing."""
+"""Changing, cancelling, killing and deleting jobs: for each request all of it, or nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from balsam_exec.model.errors import Conflict, IllegalTransition, InvalidRequest
 from balsam_exec.model.events import Kind
 from balsam_exec.model.jobs import JobBulkPatch, JobPatch
 from balsam_exec.model.queries import Query
-from balsam_exec.model.states import TRANSITIONS, Actor, JobState, check
+from balsam_exec.model.states import TERMINAL, TRANSITIONS, Actor, JobState, check
 from balsam_exec.server.service import jobs as reading
 from balsam_exec.server.service.create import app_terms
 from balsam_exec.server.service.moves import Moves
@@ -54,6 +54,32 @@ def patch_matching(unit: Unit, owner_id: int, query: Query, patch: JobPatch) -> 
     """All jobs that match; how many these are."""
     _refuse_paging(query)
     jobs = store.lock_selected(unit.connection, listing.matching(owner_id, query))
+def kill_jobs(unit: Unit, owner_id: int, ids: Iterable[int]) -> dict[str, list[int]]:
+    """Kill these jobs; what is killed, ordered and over now (`model.jobs.Killed`). Deleted ones are left out."""
+    return _kill(unit, store.lock(unit.connection, owner_id, ids).values())
+
+
+def kill_matching(unit: Unit, owner_id: int, query: Query) -> dict[str, list[int]]:
+    """The same for all jobs that match and have not ended. Raises InvalidRequest for a query that matches any job."""
+    _refuse_paging(query)
+    _require_filter(query, "kill")
+    return _kill(unit, store.lock_selected(unit.connection, listing.living(owner_id, query)))
+
+
+def _kill(unit: Unit, jobs: Iterable[JobRow]) -> dict[str, list[int]]:
+    moves = Moves(unit)
+    found: dict[str, list[int]] = {"killed": [], "ordered": [], "over": []}
+    for job in jobs:
+        if job.state not in TERMINAL:
+            moves.kill(job)
+        if job.session_id is not None:
+            found["ordered"].append(job.id)
+        else:
+            found["killed" if job.state is JobState.USER_KILLED else "over"].append(job.id)
+    moves.flush()
+    return found
+
+
     moves = Moves(unit)
     _apply(unit, moves, jobs, patch)
     moves.flush()
@@ -87,15 +113,20 @@ def _apply(unit: Unit, moves: Moves, jobs: Sequence[JobRow], patch: JobPatch) ->
     if patch.state is None:
         return
     for job in jobs:
-        if job.state is not patch.state:
+        if job.state is patch.state:
+            continue
+        if job.session_id is None:
             _check_hop(job, patch.state)
-            if job.session_id is not None:
-                moves.free(job, taken=True)
             moves.hop(job, patch.state, data=patch.state_data)
 
 
 def _check_hop(job: JobRow, target: JobState) -> None:
     """The API serves users and the agents of their sites alike: what either may do goes."""
+        elif patch.state is JobState.USER_KILLED:
+            moves.kill(job)
+        else:
+            _check_hop(job, patch.state)
+            moves.free(job, patch.state, taken=True, data=patch.state_data)
     if not {Actor.USER, Actor.SITE} & TRANSITIONS.get((job.state, target), frozenset()):
         try:
             check(job.state, target, Actor.USER)
@@ -146,8 +177,7 @@ def delete_job(unit: Unit, owner_id: int, job_id: int) -> None:
 def delete_matching(unit: Unit, owner_id: int, query: Query) -> int:
     """All jobs that match; how many these were. Raises InvalidRequest for a query that matches any job."""
     _refuse_paging(query)
-    if not filters.given(query):
-        raise InvalidRequest("say which jobs to delete: at least one filter")
+    _require_filter(query, "delete")
     jobs = store.lock_selected(unit.connection, listing.matching(owner_id, query))
     _delete(unit, jobs)
     return len(jobs)
@@ -169,3 +199,8 @@ def _delete(unit: Unit, jobs: Sequence[JobRow]) -> None:
 def _refuse_paging(query: Query) -> None:
     if paging := sorted(query.model_fields_set & filters.PAGING):
         raise InvalidRequest(f"{', '.join(paging)}: this request is about all jobs that match")
+def _require_filter(query: Query, what: str) -> None:
+    if not filters.given(query):
+        raise InvalidRequest(f"say which jobs to {what}: at least one filter")
+
+

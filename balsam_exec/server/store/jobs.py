@@ -44,6 +44,7 @@ class JobRow:
 
     @classmethod
     def of(cls, row: AnyRow) -> JobRow:
+    kill_requested: bool  #: by the launcher that holds it
         id_, owner_id, site_id, app_id, state, steps, *rest = row
         return cls(id_, owner_id, site_id, app_id, JobState(state), Step(steps), *rest)
 
@@ -79,6 +80,7 @@ _WRITE = (
         epoch=jobs.c.epoch + bindparam("epochs"),
         last_update=bindparam("now"),
     )
+        kill_requested=bindparam("kill"),
 )
 _DELETE = delete(jobs).where(any_of(jobs.c.id, _IDS))
 _DELETE_RESULTS = delete(job_results).where(any_of(job_results.c.job_id, _IDS))
@@ -137,8 +139,9 @@ def write_states(connection: Connection, changed: Iterable[tuple[JobRow, int]], 
     """Store jobs as they are now; with each, by how much its epoch grows. Equal changes go in one statement."""
     groups: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
     for job, epochs in changed:
-        groups[job.state.value, job.session_id, job.batch_job_id, job.return_code, epochs].append(job.id)
-    for (state, session_id, batch_job_id, return_code, epochs), ids in groups.items():
+        change = (job.state.value, job.session_id, job.batch_job_id, job.return_code, job.kill_requested, epochs)
+        groups[change].append(job.id)
+    for (state, session_id, batch_job_id, return_code, kill, epochs), ids in groups.items():
         connection.execute(
             _WRITE,
             {
@@ -150,6 +153,7 @@ def write_states(connection: Connection, changed: Iterable[tuple[JobRow, int]], 
                 "epochs": epochs,
                 "now": now,
             },
+                "kill": kill,
         )
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, text, update
 
-from balsam_exec.model.base import MAX_ENTITY
+from balsam_exec.model.base import MAX_BULK, MAX_ENTITY
 from balsam_exec.model.queries import Query
 from balsam_exec.model.sessions import AcquireRequest, SessionSpec
 from balsam_exec.server.store import filters
 from balsam_exec.server.store.dialect import any_of
-from balsam_exec.server.store.schema import RUNNABLE_UNLEASED, apps, job_payloads, job_tags, jobs, sessions
+from balsam_exec.server.store.schema import RUNNABLE_UNLEASED, TO_KILL, apps, job_payloads, job_tags, jobs, sessions
 from balsam_exec.server.store.types import AnyRow, IdList, dicts, micros
 
 _IDS = bindparam("ids", type_=IdList())
@@ -67,6 +67,12 @@ _WITH_PAYLOAD = (
 )
 
 
+_TO_KILL = (
+    select(jobs.c.id, jobs.c.epoch)
+    .where(text(TO_KILL), jobs.c.session_id == bindparam("session"))
+    .order_by(jobs.c.id)
+    .limit(MAX_BULK)
+)
 def touch(connection: Connection, owner_id: int, session_id: int, now: int) -> AnyRow | None:
     """Extend a living session, and lock it until the transaction ends; None where it is gone or has expired."""
     return connection.execute(_TOUCH, {"session": session_id, "owner": owner_id, "now": now}).one_or_none()
@@ -123,7 +129,13 @@ def _within(budget: int, ids: Sequence[int], sizes: dict[int, int]) -> list[int]
 
 def leased(connection: Connection, session_id: int, ids: Sequence[int]) -> list[dict[str, Any]]:
     """All that is needed to run those of the jobs that the session holds."""
-    return dicts(connection.execute(_WITH_PAYLOAD, {"ids": ids, "session": session_id}))
+    found = dicts(connection.execute(_WITH_PAYLOAD, {"ids": ids, "session": session_id}))
+    return found
+
+
+def to_kill(connection: Connection, session_id: int) -> dict[int, int]:
+    """Of the jobs that the session holds those it is to kill, and their epochs; a bulk at most."""
+    return dict(connection.execute(_TO_KILL, {"session": session_id}).all())
 
 
 def remember(connection: Connection, session_id: int, key: str, ids: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, FromClause, Select, bindparam, func, select
 
 from balsam_exec.model.queries import Query
+from balsam_exec.model.states import TERMINAL
 from balsam_exec.server.store import filters
 from balsam_exec.server.store.dialect import any_of
 from balsam_exec.server.store.jobs import STATE_COLUMNS
@@ -122,6 +123,11 @@ def matching(owner_id: int, query: Query) -> Select[Any]:
 
 
 def count(connection: Connection, owner_id: int, query: Query) -> int:
+def living(owner_id: int, query: Query) -> Select[Any]:
+    """The same for those that have not ended."""
+    return matching(owner_id, query).where(jobs.c.state.not_in(sorted(TERMINAL)))
+
+
     statement, _ = _selection(owner_id, query, [func.count()])
     return int(connection.execute(statement).scalar_one())
 

@@ -152,6 +152,9 @@ sessions = Table(
 #: The condition of the index of runnable jobs; a query that is to use it says it in these very words.
 RUNNABLE_UNLEASED = "state IN ({}) AND session_id IS NULL".format(", ".join(f"'{s}'" for s in sorted(RUNNABLE)))
 
+#: The condition of the index of jobs whose launcher is to kill them.
+TO_KILL = "kill_requested"
+
 jobs = Table(
     "jobs",
     metadata,
@@ -176,6 +179,14 @@ jobs = Table(
     Column("wall_time_min", Integer, nullable=False),
     Column("created", Moment, nullable=False),
     Column("last_update", Moment, nullable=False),
+    # Its launcher is to kill it: a matter of this lease, which ends with it.
+    Column(
+        "kill_requested",
+        Boolean(create_constraint=False),
+        CheckConstraint("NOT kill_requested OR session_id IS NOT NULL", name="killed_is_leased"),
+        nullable=False,
+        server_default=text("false"),
+    ),
     _one_of("state", set(JobState) - {JobState.CREATED}),
     CheckConstraint("pending_parents >= 0", name="pending_parents"),
     CheckConstraint("state <> 'RUNNING' OR session_id IS NOT NULL", name="running_is_leased"),
@@ -202,6 +213,7 @@ jobs = Table(
         sqlite_where=text("session_id IS NOT NULL"),
         postgresql_where=text("session_id IS NOT NULL"),
     ),
+    Index("ix_jobs_kill", "session_id", "id", sqlite_where=text(TO_KILL), postgresql_where=text(TO_KILL)),
     Index(
         "ix_jobs_batch_job",
         "batch_job_id",
