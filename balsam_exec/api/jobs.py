@@ -84,9 +84,6 @@ class JobQuerySet(QuerySet["Job"]):
         self._whole("delete")
         return 0 if self._nothing else self._client().service.delete_jobs(self._query())
 
-    def bulk_create(self, jobs: Iterable[Job], key: str | None = None) -> list[Job]:
-        """Save new jobs in as few requests as possible. A parent may be among them. Nothing is sent if one is wrong.
-
     def kill(self) -> int:
         """Kill all of these that have not ended, as `Job.kill` does; how many these were. Without any filter it is
         refused."""
@@ -95,6 +92,9 @@ class JobQuerySet(QuerySet["Job"]):
             return 0
         found = self._client().service.kill_matching(self._query())
         return len(found.killed) + len(found.ordered)
+
+    def bulk_create(self, jobs: Iterable[Job], key: str | None = None) -> list[Job]:
+        """Save new jobs in as few requests as possible. A parent may be among them. Nothing is sent if one is wrong.
 
         The same jobs under the same `key` are made once: after a crash or a lost connection, do it again with the key.
         Raises InvalidRequest, ParameterError, PayloadError, TooLarge.
@@ -266,12 +266,6 @@ class Job(Resource):
             raise TimeoutError(f"job {self.id} has not ended: it is {self.state}")
         return outcome.value_of(self)
 
-    # --- the rest
-
-    @property
-    def state(self) -> JobState:
-        """Where it stands as far as was seen; assign a state and `save()` to move it there."""
-        return JobState.CREATED if self._record is None else JobState(self._values.get("state", self._record.state))
     def kill(self) -> None:
         """Kill it, unless it has ended; again it does no harm. Raises DoesNotExist.
 
@@ -285,6 +279,12 @@ class Job(Resource):
         if job_id in found.killed:
             self._seen(self._own_client.service.job(job_id))
 
+    # --- the rest
+
+    @property
+    def state(self) -> JobState:
+        """Where it stands as far as was seen; assign a state and `save()` to move it there."""
+        return JobState.CREATED if self._record is None else JobState(self._values.get("state", self._record.state))
 
     @state.setter
     def state(self, value: JobState | str) -> None:

@@ -27,9 +27,9 @@ from balsam_exec.model.jobs import (
     JobPatch,
     JobRecord,
     JobSpec,
-    Result,
     Killed,
     KillRequest,
+    Result,
     StateCount,
 )
 from balsam_exec.model.queries import (
@@ -46,12 +46,12 @@ from balsam_exec.model.queries import (
 from balsam_exec.model.sessions import (
     Acquired,
     AcquireRequest,
-    LeasedJob,
     Heartbeat,
+    LeasedJob,
     Report,
     ReportBatch,
-    SessionRecord,
     SessionOrders,
+    SessionRecord,
     SessionSpec,
 )
 from balsam_exec.model.sites import SitePatch, SiteRecord, SiteSpec
@@ -224,7 +224,6 @@ class Service:
         body = _dump(CancelRequest(ids=list(ids)))
         return self._call(Cancelled, "POST", "/jobs/cancel", body, idempotent=True).job_ids
 
-    def results(self, ids: Iterable[int]) -> dict[int, Result]:
     def kill_jobs(self, ids: Iterable[int]) -> Killed:
         """Kill jobs that have not ended. Not atomic for more than a bulk; may be repeated."""
         killed, ordered, over = [], [], []
@@ -239,6 +238,7 @@ class Service:
         """Kill all jobs that match and have not ended; a query without any filter is refused."""
         return self._call(Killed, "POST", "/jobs/kill", query=query, idempotent=True)
 
+    def results(self, ids: Iterable[int]) -> dict[int, Result]:
         """How those of the jobs that have ended did."""
         found: dict[int, Result] = {}
         for some in _chunks(list(ids), CHUNK_IDS):

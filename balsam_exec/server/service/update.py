@@ -50,10 +50,6 @@ def patch_jobs(unit: Unit, owner_id: int, patches: Sequence[JobBulkPatch]) -> in
     return len(by_id)
 
 
-def patch_matching(unit: Unit, owner_id: int, query: Query, patch: JobPatch) -> int:
-    """All jobs that match; how many these are."""
-    _refuse_paging(query)
-    jobs = store.lock_selected(unit.connection, listing.matching(owner_id, query))
 def kill_jobs(unit: Unit, owner_id: int, ids: Iterable[int]) -> dict[str, list[int]]:
     """Kill these jobs; what is killed, ordered and over now (`model.jobs.Killed`). Deleted ones are left out."""
     return _kill(unit, store.lock(unit.connection, owner_id, ids).values())
@@ -80,6 +76,10 @@ def _kill(unit: Unit, jobs: Iterable[JobRow]) -> dict[str, list[int]]:
     return found
 
 
+def patch_matching(unit: Unit, owner_id: int, query: Query, patch: JobPatch) -> int:
+    """All jobs that match; how many these are."""
+    _refuse_paging(query)
+    jobs = store.lock_selected(unit.connection, listing.matching(owner_id, query))
     moves = Moves(unit)
     _apply(unit, moves, jobs, patch)
     moves.flush()
@@ -118,15 +118,15 @@ def _apply(unit: Unit, moves: Moves, jobs: Sequence[JobRow], patch: JobPatch) ->
         if job.session_id is None:
             _check_hop(job, patch.state)
             moves.hop(job, patch.state, data=patch.state_data)
-
-
-def _check_hop(job: JobRow, target: JobState) -> None:
-    """The API serves users and the agents of their sites alike: what either may do goes."""
         elif patch.state is JobState.USER_KILLED:
             moves.kill(job)
         else:
             _check_hop(job, patch.state)
             moves.free(job, patch.state, taken=True, data=patch.state_data)
+
+
+def _check_hop(job: JobRow, target: JobState) -> None:
+    """The API serves users and the agents of their sites alike: what either may do goes."""
     if not {Actor.USER, Actor.SITE} & TRANSITIONS.get((job.state, target), frozenset()):
         try:
             check(job.state, target, Actor.USER)
@@ -196,11 +196,11 @@ def _delete(unit: Unit, jobs: Sequence[JobRow]) -> None:
     store.delete_jobs(unit.connection, ids)
 
 
-def _refuse_paging(query: Query) -> None:
-    if paging := sorted(query.model_fields_set & filters.PAGING):
-        raise InvalidRequest(f"{', '.join(paging)}: this request is about all jobs that match")
 def _require_filter(query: Query, what: str) -> None:
     if not filters.given(query):
         raise InvalidRequest(f"say which jobs to {what}: at least one filter")
 
 
+def _refuse_paging(query: Query) -> None:
+    if paging := sorted(query.model_fields_set & filters.PAGING):
+        raise InvalidRequest(f"{', '.join(paging)}: this request is about all jobs that match")

@@ -41,10 +41,10 @@ class JobRow:
     epoch: int
     batch_job_id: int | None
     return_code: int | None
+    kill_requested: bool  #: by the launcher that holds it
 
     @classmethod
     def of(cls, row: AnyRow) -> JobRow:
-    kill_requested: bool  #: by the launcher that holds it
         id_, owner_id, site_id, app_id, state, steps, *rest = row
         return cls(id_, owner_id, site_id, app_id, JobState(state), Step(steps), *rest)
 
@@ -77,10 +77,10 @@ _WRITE = (
         session_id=bindparam("session"),
         batch_job_id=bindparam("batch_job"),
         return_code=bindparam("code"),
+        kill_requested=bindparam("kill"),
         epoch=jobs.c.epoch + bindparam("epochs"),
         last_update=bindparam("now"),
     )
-        kill_requested=bindparam("kill"),
 )
 _DELETE = delete(jobs).where(any_of(jobs.c.id, _IDS))
 _DELETE_RESULTS = delete(job_results).where(any_of(job_results.c.job_id, _IDS))
@@ -150,10 +150,10 @@ def write_states(connection: Connection, changed: Iterable[tuple[JobRow, int]], 
                 "session": session_id,
                 "batch_job": batch_job_id,
                 "code": return_code,
+                "kill": kill,
                 "epochs": epochs,
                 "now": now,
             },
-                "kill": kill,
         )
 
 

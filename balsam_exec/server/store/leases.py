@@ -65,14 +65,14 @@ _WITH_PAYLOAD = (
     .where(any_of(jobs.c.id, _IDS), jobs.c.session_id == bindparam("session"))
     .order_by(jobs.c.priority, jobs.c.id)
 )
-
-
 _TO_KILL = (
     select(jobs.c.id, jobs.c.epoch)
     .where(text(TO_KILL), jobs.c.session_id == bindparam("session"))
     .order_by(jobs.c.id)
     .limit(MAX_BULK)
 )
+
+
 def touch(connection: Connection, owner_id: int, session_id: int, now: int) -> AnyRow | None:
     """Extend a living session, and lock it until the transaction ends; None where it is gone or has expired."""
     return connection.execute(_TOUCH, {"session": session_id, "owner": owner_id, "now": now}).one_or_none()

@@ -122,12 +122,12 @@ def matching(owner_id: int, query: Query) -> Select[Any]:
     return _selection(owner_id, query, STATE_COLUMNS)[0].order_by(jobs.c.id)
 
 
-def count(connection: Connection, owner_id: int, query: Query) -> int:
 def living(owner_id: int, query: Query) -> Select[Any]:
     """The same for those that have not ended."""
     return matching(owner_id, query).where(jobs.c.state.not_in(sorted(TERMINAL)))
 
 
+def count(connection: Connection, owner_id: int, query: Query) -> int:
     statement, _ = _selection(owner_id, query, [func.count()])
     return int(connection.execute(statement).scalar_one())
 
