@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,10 @@ class Subscription:
         return woken
 
 
+#: Topics whose last publication is remembered.
+_REMEMBERED = 10_000
+
+
 class Hub:
     """Publish from any thread; subscribe in the event loop that `start` was called in."""
 
@@ -37,6 +42,9 @@ class Hub:
         self.closed = False
         #: Grows with every publication: where it has not grown, nobody has missed anything.
         self.generation = 0
+        self.name = uuid.uuid4().hex[:8]  #: whose generations these are
+        self._published: dict[str, int] = {}  #: the generation of a topic's last publication
+        self._forgotten = 0  #: up to this generation, publications may be missing there
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -50,6 +58,12 @@ class Hub:
     def publish_all(self) -> None:
         """Wake everybody: something may have been missed. In the event loop."""
         self._wake((*self._waiting, *self._callbacks))
+        self._forget()
+
+    def quiet_since(self, generation: int, topics: Iterable[str]) -> bool:
+        """Whether certainly none of the topics was published after that generation. In the event loop."""
+        published = self._published
+        return generation >= self._forgotten and all(published.get(topic, 0) <= generation for topic in topics)
 
     @contextmanager
     def subscribe(self, topics: Iterable[str]) -> Iterator[Subscription]:
@@ -77,8 +91,15 @@ class Hub:
 
     def _wake(self, topics: Iterable[str]) -> None:
         self.generation += 1
+        if len(self._published) > _REMEMBERED:
+            self._forget()
         for topic in topics:
+            self._published[topic] = self.generation
             for callback in self._callbacks.get(topic, ()):
                 callback()
             for subscription in self._waiting.get(topic, ()):
                 subscription.set()
+
+    def _forget(self) -> None:
+        self._published.clear()
+        self._forgotten = self.generation

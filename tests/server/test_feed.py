@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -268,6 +269,20 @@ def test_a_long_poll_ends_with_nothing_after_its_timeout(processes: list[Http]) 
     query = {"cursor": campaign.cursor(), "timeout": 0.3, "subject_id": 1, "kind": "batch_job"}
     assert processes[0].ok("GET", "/events/feed", query=query)["events"] == []
     assert 0.25 < time.monotonic() - start < 10
+
+
+def test_a_cursor_that_knows_of_nothing_new_waits_for_it(processes: list[Http]) -> None:
+    """Its place holds at every process of the service, and at one that was restarted."""
+    campaign = Campaign(processes[0])
+    for http in (processes[0], processes[-1]):
+        cursor = http.ok("GET", "/events/feed", query={"cursor": campaign.cursor(), "timeout": 0.1})["cursor"]
+        assert re.fullmatch(r"\d+-\w{8}-\d+", cursor)
+        assert http.ok("GET", "/events/feed", query={"cursor": cursor, "timeout": 0.1})["events"] == []
+        campaign.create(1)
+        for place in (cursor, cursor.partition("-")[0], f"{cursor.partition('-')[0]}-00000000-999999"):
+            for other in processes:
+                query = {"cursor": place, "timeout": 30, "kind": "job"}
+                assert len(other.ok("GET", "/events/feed", query=query)["events"]) == 1
 
 
 def test_a_session_lives_while_its_long_poll_waits(processes: list[Http]) -> None:

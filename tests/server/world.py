@@ -154,8 +154,8 @@ class World:
             self.write(leases.expire_session, session)
 
     def feed(self, cursor: int | None, **query: Any) -> dict[str, Any]:
-        found: dict[str, Any] = self.read(feed.read_feed, self.owner, cursor, FeedQuery(**query))
-        return found
+        told: feed.Told = self.read(feed.read_feed, self.owner, cursor, FeedQuery(**query))
+        return {"cursor": str(told.event_id), "events": told.events}
 
     def hops(self, job_id: int) -> list[tuple[str, str]]:
         page = self.read(feed.log, self.owner, EventQuery(job_id=[job_id], limit=1000))

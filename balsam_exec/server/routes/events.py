@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request, Response
 
 from balsam_exec.model.base import Page
@@ -35,22 +33,28 @@ async def read_feed(request: Request, user: User) -> Response:
     """
     query = FEED.read(request)
     app = runtime(request)
-    cursor = None if query.cursor is None else feed.parse_cursor(query.cursor)
+    hub = app.hub
+    cursor = None if query.cursor is None else feed.Cursor.parse(query.cursor)
+    topics = feed_topics(user, query.kind or Kind, query.to_state)
 
-    async def attempt() -> dict[str, Any]:
+    async def attempt() -> feed.Told:
         nonlocal cursor
-        found = await app.read(feed.read_feed, user, cursor, query)
-        cursor = feed.parse_cursor(found["cursor"])  # what the filter left out is not looked at again
-        return found
+        generation = hub.generation
+        told = await app.read(feed.read_feed, user, cursor and cursor.event_id, query)
+        # What the filter left out is not looked at again.
+        cursor = feed.Cursor(told.event_id, hub.name, generation) if told.complete else feed.Cursor(told.event_id)
+        return told
 
     if cursor is None:
-        return answer(await attempt())
-    topics = feed_topics(user, query.kind or Kind, query.to_state)
-    found = await until_found(
-        app.hub,
-        query.timeout,
-        attempt,
-        found=lambda answer: bool(answer["events"]),
-        topics=lambda _: topics,
-    )
-    return answer(found)
+        told = await attempt()
+    else:
+        nothing_new = query.timeout and cursor.hub == hub.name and hub.quiet_since(cursor.generation, topics)
+        told = await until_found(
+            hub,
+            query.timeout,
+            attempt,
+            found=lambda told: bool(told.events),
+            topics=lambda _: topics,
+            known=feed.Told(cursor.event_id, [], True) if nothing_new else None,
+        )
+    return answer({"cursor": str(cursor), "events": told.events})

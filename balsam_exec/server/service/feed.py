@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from balsam_exec.model.base import MAX_ENTITY
 from balsam_exec.model.errors import InvalidRequest
@@ -19,24 +20,49 @@ from balsam_exec.server.store.database import Connection
 BUDGET = 32 * 1024 * 1024
 
 
-def parse_cursor(text: str) -> int:
-    """Raises InvalidRequest unless it is one that the feed gave out."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise InvalidRequest("cursor: this is not one that the feed gave out; ask without one to begin at its end")
-    return int(text)
+_CURSOR = re.compile(r"(\d{1,18})(?:-([0-9a-f]{8})-(\d{1,18}))?", re.ASCII)
 
 
-def read_feed(connection: Connection, owner_id: int, cursor: int | None, query: FeedQuery) -> dict[str, Any]:
-    """The events after the cursor; without one none, only the present end of the feed."""
+class Cursor(NamedTuple):
+    """A place in the feed: after the event of this id. Where it came with all there was at a generation of a hub, it
+    says so, and whoever comes back to that hub need not look into the database before something is published."""
+
+    event_id: int
+    hub: str = ""
+    generation: int = -1
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises InvalidRequest unless it is one that the feed gave out."""
+        match = _CURSOR.fullmatch(text)
+        if match is None:
+            raise InvalidRequest("cursor: this is not one that the feed gave out; ask without one to begin at its end")
+        event_id, hub, generation = match.groups()
+        return cls(int(event_id), hub, int(generation)) if hub else cls(int(event_id))
+
+    def __str__(self) -> str:
+        return f"{self.event_id}-{self.hub}-{self.generation}" if self.hub else str(self.event_id)
+
+
+class Told(NamedTuple):
+    """Events, the id to go on from, and whether these are all there are for now."""
+
+    event_id: int
+    events: list[dict[str, Any]]
+    complete: bool
+
+
+def read_feed(connection: Connection, owner_id: int, after: int | None, query: FeedQuery) -> Told:
+    """The events after that id; without one none, only the present end of the feed."""
     head = store.head(connection, owner_id)
-    if cursor is None or cursor >= head:
-        return {"cursor": str(head if cursor is None else cursor), "events": []}
-    events = store.after(connection, owner_id, cursor, head, query)
-    exhausted = len(events) < query.limit
+    if after is None or after >= head:
+        return Told(head if after is None else after, [], True)
+    events = store.after(connection, owner_id, after, head, query)
+    complete = len(events) < query.limit
     if query.include_results:
-        events, complete = _with_results(connection, events)
-        exhausted = exhausted and complete
-    return {"cursor": str(head if exhausted else events[-1]["id"]), "events": events}
+        events, all_of_them = _with_results(connection, events)
+        complete = complete and all_of_them
+    return Told(head if complete else events[-1]["id"], events, complete)
 
 
 def _with_results(connection: Connection, events: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
