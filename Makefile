@@ -10,7 +10,7 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-lowest bench bench-peers docs format install-hooks clean
+.PHONY: help demo check test test-lowest test-parsl bench bench-peers docs format install-hooks clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: $(DEV) ## Run every test, on SQLite and on a PostgreSQL of its own
 test-lowest: .venv-lowest/.dev-installed ## Run the tests with the lowest versions that pyproject.toml allows
 	.venv-lowest/bin/pytest -n $(WORKERS) -p no:cacheprovider $(ARGS)
 
+test-parsl: .venv-parsl/.installed ## Run Parsl's own test suite on our executor
+	.venv-parsl/bin/python integrations/parsl/suite.py $(ARGS)
+
 bench: $(DEV) bench-peers ## Measure, beside Parsl, HyperQueue and a bare loop, for docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
@@ -47,7 +50,7 @@ install-hooks: $(DEV) ## Check every commit before it is made
 	$(BIN)/pre-commit install
 
 clean: ## Remove everything that was made here
-	rm -rf .venv .venv-lowest .venv-peers build dist demo-run site-build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-lowest .venv-parsl .venv-peers build dist demo-run site-build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 define make_venv
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -78,6 +81,11 @@ $(DEV): pyproject.toml | $(BIN)/python
 	@.venv-lowest/bin/python -m pip --quiet install uv
 	@.venv-lowest/bin/uv pip install --quiet --system-certs --python .venv-lowest/bin/python \
 		--resolution lowest-direct --editable . --group test
+	@touch $@
+
+.venv-parsl/.installed: integrations/parsl/requirements-suite.txt pyproject.toml
+	$(call make_venv,.venv-parsl)
+	@.venv-parsl/bin/python -m pip --quiet --disable-pip-version-check install --requirement $< --editable .
 	@touch $@
 
 .venv-peers/.installed: benchmarks/requirements-peers.txt
