@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from balsam_exec.api.completion import Completions
 from balsam_exec.client.config import credentials_path, load_service
+from balsam_exec.client.files import JobFiles
 from balsam_exec.client.service import Service
 from balsam_exec.client.sites import site_id
 from balsam_exec.model.apps import AppRecord
@@ -81,6 +82,10 @@ class Client:
         from balsam_exec.api.transfers import TransferItem
 
         return TransferItem.bound_to(self)
+
+    @cached_property
+    def files(self) -> JobFiles:
+        return JobFiles(self.service)
 
     @property
     def completions(self) -> Completions:

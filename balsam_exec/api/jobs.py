@@ -24,6 +24,7 @@ from balsam_exec.client.service import Service
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.base import MAX_BULK, Json
 from balsam_exec.model.errors import DoesNotExist, InvalidRequest
+from balsam_exec.model.files import DEFAULT_CHUNK
 from balsam_exec.model.jobs import JobBulkPatch, JobPatch, JobRecord, JobSpec, Result
 from balsam_exec.model.queries import JobQuery
 from balsam_exec.model.states import TERMINAL, JobState
@@ -45,6 +46,8 @@ class JobFields(TypedDict, total=False):
     node_packing_count: int
     wall_time_min: int
     launch_params: Mapping[str, str]
+    stdout: str
+    stderr: str
 
 
 JOB_FIELDS = frozenset(JobFields.__annotations__)
@@ -208,6 +211,9 @@ class Job(Resource):
     node_packing_count: Field[int] = Field()
     wall_time_min: Field[int] = Field()
     launch_params: Field[dict[str, str]] = Field()
+    #: The files of the workdir that a command's output is appended to; stderr "" goes together with stdout.
+    stdout: Field[str] = Field()
+    stderr: Field[str] = Field()
     batch_job_id: Field[int | None] = Field(read_only=True)
     return_code: Field[int | None] = Field(read_only=True)
     created: Field[datetime] = Field(read_only=True)
@@ -297,6 +303,15 @@ class Job(Resource):
     def resolve_workdir(self, path: str | Path) -> Path:
         """Its working directory, where `path` is its site's data directory."""
         return Path(path) / self.workdir
+
+    def read_file(self, path: str = "", *, offset: int = 0, length: int = DEFAULT_CHUNK) -> bytes:
+        """At most `length` bytes (up to 1 MiB) of a file of its workdir, by default of its stdout, wherever it ran.
+
+        A negative `offset` counts from the end. Raises NotFound for a file that is not there (yet), SiteUnreachable if
+        the agent of a site on another machine does not answer.
+        """
+        self._saved_id()
+        return self._own_client.files.read(self._record, path, offset=offset, length=length).data
 
     def save(self) -> None:
         if self._record is None:

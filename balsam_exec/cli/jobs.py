@@ -19,6 +19,7 @@ from balsam_exec.cli.common import (
     group,
     pairs,
 )
+from balsam_exec.cli.logs import logs
 from balsam_exec.model.states import JobState
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ StateOption = Annotated[
     typer.Option("--state", case_sensitive=False, metavar="STATE", help="In any of these."),
 ]
 AppOption = Annotated[str | None, typer.Option("--app", help="Of this app.")]
+app.command()(logs)
 #: The most ids in one URL.
 _IDS = 200
 
@@ -81,11 +83,13 @@ def create(
     gpus_per_rank: Annotated[float, typer.Option(min=0, help="GPUs of each process.")] = 0,
     node_packing_count: Annotated[int, typer.Option(min=1, help="How many such jobs may share a node.")] = 1,
     wall_time_min: Annotated[int, typer.Option(min=0, help="Minutes it takes; 0: unknown.")] = 0,
+    stdout: Annotated[str, typer.Option(help="The file of its workdir for what it prints; job.out.")] = "",
+    stderr: Annotated[str, typer.Option(help="A file for its stderr alone.")] = "",
 ) -> None:
     """Make a job of a command app, and print its id."""
     from balsam_exec.model.apps import check_parameters
     from balsam_exec.model.errors import InvalidRequest
-    from balsam_exec.model.jobs import JobSpec
+    from balsam_exec.model.jobs import STDOUT, JobSpec
 
     service = connect()
     found = find_app(service, app_name, site)
@@ -105,6 +109,8 @@ def create(
         gpus_per_rank=gpus_per_rank,
         node_packing_count=node_packing_count,
         wall_time_min=wall_time_min,
+        stdout=stdout or STDOUT,
+        stderr=stderr,
     )
     print(service.create_jobs([spec])[0].id)
 

@@ -19,6 +19,7 @@ from balsam_exec.model.auth import NewToken, TokenRecord, TokenSpec, UserRecord
 from balsam_exec.model.base import MAX_BULK, Count, Page
 from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord, BatchJobSpec
 from balsam_exec.model.events import EventRecord, Feed
+from balsam_exec.model.files import DEFAULT_CHUNK, FileAnswer, FileChunk, FileRequest, FileRequestQuery, ReadRequest
 from balsam_exec.model.jobs import (
     Cancelled,
     CancelRequest,
@@ -245,6 +246,30 @@ class Service:
             params = [("id", str(job_id)) for job_id in some]
             found.update(self._call(dict[int, Result], "GET", "/jobs/results", params=params))
         return found
+
+    # --- files of jobs
+
+    def read_file(
+        self, job_id: int, path: str = "", *, offset: int = 0, length: int = DEFAULT_CHUNK, timeout: float = 30
+    ) -> FileChunk:
+        """A part of a file of the job's workdir ("": its stdout), read by the agent of its site.
+
+        `balsam_exec.client.files` reads what is on this machine without asking. Raises NotFound for a file that is not
+        there (yet), Forbidden, InvalidRequest, SiteUnreachable when the agent does not answer in `timeout` seconds.
+        """
+        request = build(ReadRequest, {"path": path, "offset": offset, "length": length, "timeout": timeout})
+        path = f"/jobs/{job_id}/read"
+        return self._call(FileChunk, "POST", path, _dump(request), idempotent=True, timeout=timeout + GRACE)
+
+    def file_requests(self, site_id: int, query: FileRequestQuery, deadline: float | None = None) -> list[FileRequest]:
+        """What the site's agent is asked to read; waits up to `query.timeout` seconds for the first."""
+        path = f"/sites/{site_id}/file-requests"
+        patience = query.timeout + GRACE
+        return self._call(list[FileRequest], "GET", path, query=query, timeout=patience, deadline=deadline)
+
+    def answer_file_request(self, request_id: int, answer: FileAnswer) -> None:
+        """Raises NotFound when nobody waits for it any more."""
+        self._tell("PUT", f"/file-requests/{request_id}", _dump(answer))
 
     # --- allocations
 

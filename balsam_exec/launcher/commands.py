@@ -1,4 +1,4 @@
-"""Command apps: each job a process group of its own, its output in job.out of its workdir."""
+"""Command apps: each job a process group of its own, its output in files of its workdir."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,8 +33,7 @@ class _Command:
     process: subprocess.Popen[bytes]
     tree: Tree
     pidfd: int
-    job_out: Path
-    start: int  #: of its output in job.out
+    outputs: list[tuple[Path, int]]  #: the files of its stderr and stdout, and where in them it begins
 
 
 class CommandRunner:
@@ -51,14 +51,17 @@ class CommandRunner:
         assert app.command_template is not None
         line = render(app.command_template, app.parameters, job.parameters, app.name)
         prefix = launch_prefix(job, environment)
-        job_out = workdir / "job.out"
-        output = _open_output(workdir, job_out)
-        try:
-            start = os.lseek(output, 0, os.SEEK_END)
-            process = self._spawn(prefix + command_words(line, environment.get("PATH")), output, workdir, environment)
-        finally:
-            os.close(output)
-        command = _Command(process, Tree(process.pid), open_pidfd(process), job_out, start)
+        words = prefix + command_words(line, environment.get("PATH"))
+        names = [job.stdout] if job.stderr in ("", job.stdout) else [job.stderr, job.stdout]
+        with ExitStack() as opened:
+            descriptors, outputs = [], []
+            for name in names:
+                descriptor = _open_output(workdir, name)
+                opened.callback(os.close, descriptor)
+                descriptors.append(descriptor)
+                outputs.append((workdir / name, os.lseek(descriptor, 0, os.SEEK_END)))
+            process = self._spawn(words, descriptors[-1], descriptors[0], workdir, environment)
+        command = _Command(process, Tree(process.pid), open_pidfd(process), outputs)
         self._commands[job.id] = command
         self._reactor.watch(command.pidfd, lambda _: self._ended(job.id))
 
@@ -74,7 +77,7 @@ class CommandRunner:
         os.close(self._stdin)
 
     def _spawn(
-        self, words: list[str], output: int, workdir: Path, environment: Mapping[str, str]
+        self, words: list[str], stdout: int, stderr: int, workdir: Path, environment: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
         # Nothing here keeps subprocess from vfork (a preexec_fn would), which costs the same whatever our size.
         return subprocess.Popen(
@@ -82,8 +85,8 @@ class CommandRunner:
             cwd=workdir,
             env=environment,
             stdin=self._stdin,
-            stdout=output,
-            stderr=output,
+            stdout=stdout,
+            stderr=stderr,
             start_new_session=True,
         )
 
@@ -99,7 +102,7 @@ class CommandRunner:
             return
         command.tree.clear()
         del self._commands[job_id]
-        outcome = outcomes.command_ended(command.process.wait(), command.job_out, command.start)
+        outcome = outcomes.command_ended(command.process.wait(), *command.outputs)
         self._reactor.emit(Ended(job_id, outcome))
 
 
@@ -133,10 +136,11 @@ def _find(word: str, path: str | None) -> str | None:
     return shutil.which(word, path=path)
 
 
-def _open_output(workdir: Path, job_out: Path) -> int:
+def _open_output(workdir: Path, name: str) -> int:
+    path = workdir / name
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     try:
-        return os.open(job_out, flags, 0o666)
+        return os.open(path, flags, 0o666)
     except FileNotFoundError:
-        workdir.mkdir(parents=True, exist_ok=True)
-        return os.open(job_out, flags, 0o666)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, flags, 0o666)

@@ -18,7 +18,7 @@ _MAX_ERROR = 100_000
 
 _HINTS = {
     signal.SIGKILL: "; perhaps it ran out of memory",
-    signal.SIGSEGV: "; a crash in compiled code, job.out may say where",
+    signal.SIGSEGV: "; a crash in compiled code, its output may say where",
 }
 
 
@@ -44,11 +44,15 @@ def refused(problem: BalsamError) -> Outcome:
     return failed("exception", f"{type(problem).__name__}: {problem}", exception=payload)
 
 
-def command_ended(return_code: int, job_out: Path, start: int) -> Outcome:
-    """`return_code` as of subprocess: minus the signal's number if one killed it. `start`: where its output begins."""
+def command_ended(return_code: int, *outputs: tuple[Path, int]) -> Outcome:
+    """`return_code` as of subprocess: minus the signal's number if one killed it.
+
+    `outputs` are the files it wrote to and how long they were before; the error has the end of the first that grew.
+    """
     if return_code == 0:
         return done(return_code=0)
-    error = f"{how_it_ended(return_code)}\n{tail(job_out, start)}".strip()
+    said = next(filter(None, (tail(*output) for output in outputs)), "")
+    error = f"{how_it_ended(return_code)}\n{said}".strip()
     return failed("exit", error, return_code)
 
 

@@ -18,6 +18,7 @@ BalsamError
 |  |- JobTimeout             it ran out of its allocation's time and was not restarted
 |  `- JobCancelled           its owner killed it; a concurrent.futures.CancelledError too
 |- ConfigurationError        no service, no site, no credentials
+|- SiteUnreachable           the agent of a site did not answer in time
 `- ServiceUnavailable        transient: the service could not be reached or is overloaded
 """
 
@@ -118,6 +119,13 @@ class JobCancelled(JobFailed, CancelledError):
 
 class ConfigurationError(BalsamError):
     code = "configuration_error"
+
+
+class SiteUnreachable(BalsamError):
+    """The service is there, but the agent of a site is not, or not in time. Nothing is wrong with the request."""
+
+    code = "site_unreachable"
+    status = 504
 
 
 class ServiceUnavailable(BalsamError, ConnectionError):

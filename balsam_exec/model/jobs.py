@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_validator
 
 from balsam_exec.model.base import MAX_BULK, Entity, Id, Json, Record, Tags, Timestamp, Wire
 from balsam_exec.model.states import JobState
+
+#: The file of the workdir that holds what a job prints.
+STDOUT = "job.out"
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -39,6 +42,16 @@ def check_workdir(value: str) -> str:
     return value
 
 
+def check_output(value: str) -> str:
+    if value.startswith("/") or ".." in value.split("/") or value.rpartition("/")[2] == "." or value.endswith("/"):
+        raise ValueError("an output file is named relative to the workdir, without '..'")
+    return value
+
+
+#: The name of a file of the workdir that a job writes.
+OutputFile = Annotated[str, StringConstraints(max_length=1000), AfterValidator(check_output)]
+
+
 class JobSpec(Resources):
     """A job to create. Command apps take `parameters`, Python apps `arguments` (serialized by the client)."""
 
@@ -50,6 +63,8 @@ class JobSpec(Resources):
     arguments: Entity | None = None
     parent_ids: list[Id] = []
     transfers: dict[str, str] = {}  #: slot -> "location:path"
+    stdout: Annotated[OutputFile, Field(min_length=1)] = STDOUT  #: commands only, as `stderr`
+    stderr: OutputFile = ""  #: "": together with stdout
 
     _workdir = field_validator("workdir")(check_workdir)
 
@@ -71,6 +86,8 @@ class JobPatch(Wire):
     data: Json | None = None
     parameters: dict[str, Any] | None = None
     arguments: Entity | None = None
+    stdout: Annotated[OutputFile, Field(min_length=1)] | None = None
+    stderr: OutputFile | None = None
     num_nodes: Positive | None = None
     ranks_per_node: Positive | None = None
     threads_per_rank: Positive | None = None
@@ -103,6 +120,8 @@ class JobRecord(Record, Resources):
     arguments: bytes | None = None
     parent_ids: list[Id] = []
     transfers: dict[str, str] = {}
+    stdout: str = STDOUT
+    stderr: str = ""
     state: JobState
     batch_job_id: Id | None = None  #: the allocation that ran it last
     return_code: int | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from balsam_exec.model.base import MAX_BULK, Id, Json, Record, Tags, Timestamp, Wire
-from balsam_exec.model.jobs import Resources, Result
+from balsam_exec.model.jobs import STDOUT, Resources, Result
 from balsam_exec.model.states import JobState
 
 
@@ -64,6 +64,8 @@ class LeasedJob(Record, Resources):
     data: Json = {}
     parameters: Json = {}
     arguments: bytes | None = None
+    stdout: str = STDOUT
+    stderr: str = ""
     restarted: bool = False  #: it has run before (RESTART_READY)
 
 

@@ -11,7 +11,7 @@ from balsam_exec.server.config import ServerSettings
 from balsam_exec.server.service import leases
 from balsam_exec.server.service.runtime import Runtime
 from balsam_exec.server.service.unit import Unit
-from balsam_exec.server.store import keys, users
+from balsam_exec.server.store import files, keys, users
 from balsam_exec.server.store import leases as lease_store
 from balsam_exec.server.store.database import Connection
 
@@ -80,3 +80,4 @@ def _mark_used(unit: Unit, used: dict[int, int]) -> None:
 
 def _forget(unit: Unit, before: int) -> None:
     keys.forget(unit.connection, before)
+    files.forget(unit.connection, unit.now)  # of processes that died while they waited

@@ -14,6 +14,7 @@ from balsam_exec.launcher.commands import command_words
 from balsam_exec.model.apps import ParameterSpec
 from balsam_exec.model.jobs import Result
 from balsam_exec.model.states import JobState
+from balsam_exec.platform import mpi
 from tests.launcher.conftest import Running
 from tests.launcher.fake_service import FakeService
 from tests.support.processes import wait_gone, wait_until
@@ -82,6 +83,33 @@ def test_the_error_holds_the_tail_of_this_job_s_output_alone(
     assert service.results[long].error.endswith("9999\n10000")
     assert len(service.results[long].error) < 2100
     assert (tmp_path / "data/shared/job.out").read_text().startswith("of the first\n1\n2\n")
+
+
+def test_stderr_in_a_file_of_its_own(service: FakeService, launch: Launch, tmp_path: Path) -> None:
+    app = service.add_app(command_template="echo out; echo err >&2; exit 3")
+    quiet = service.add_app(command_template="echo out; exit 3")
+    launch(cores=1)
+    apart = {"workdir": "w", "stdout": "logs/out", "stderr": "err"}
+    both = [service.add_job(app, **apart), service.add_job(quiet, **apart)]
+    same = service.add_job(app, workdir="w", stdout="both", stderr="both")
+    service.wait([*both, same])
+    workdir = tmp_path / "data/w"
+    assert (workdir / "logs/out").read_text() == "out\nout\n"
+    assert (workdir / "err").read_text() == "err\n"
+    assert (workdir / "both").read_text() == "out\nerr\n"
+    assert not (workdir / "job.out").exists()
+    errors = [service.results[job].error for job in (*both, same)]
+    assert errors == ["exit code 3\nerr", "exit code 3\nout", "exit code 3\nout\nerr"]
+
+
+def test_output_files_that_cannot_be_made_fail_the_job(service: FakeService, launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "data/w/dir").mkdir(parents=True)
+    launch()
+    app = service.add_app(command_template="true")
+    jobs = [service.add_job(app, workdir="w", **{field: "dir"}) for field in ("stdout", "stderr")]
+    service.wait(jobs)
+    for job in jobs:
+        assert "the job could not be started: Is a directory" in service.results[job].error
 
 
 def test_parameters_are_quoted_and_defaults_filled_in(run: Callable[..., tuple[Result, str]]) -> None:
@@ -179,6 +207,7 @@ def test_several_ranks_need_an_mpi_launcher(
 ) -> None:
     mpiexec = tmp_path / "bin/mpiexec"
     mpiexec.parent.mkdir()
+    monkeypatch.setattr(mpi.sys, "executable", str(tmp_path / "elsewhere/python"))
     app = service.add_app(command_template="hello {{ x }}", parameters={"x": ParameterSpec()})
     monkeypatch.setenv("PATH", f"{mpiexec.parent}:/usr/bin:/bin")
     launch(cores=4)

@@ -1,4 +1,4 @@
-"""What a launcher finds on its node, and how ranks are started there."""
+"""What a launcher finds on its node."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from balsam_exec.model.errors import ConfigurationError
-from balsam_exec.model.jobs import Resources
-from balsam_exec.platform.mpi import launch_prefix
 from balsam_exec.platform.nodes import local_node
 
 
@@ -48,16 +45,3 @@ def test_gpus(dev: Path, visible: str | None, override: int | None, gpus: tuple[
 
 def test_a_node_without_gpus(tmp_path: Path) -> None:
     assert local_node(environ={}, dev=tmp_path).gpus == ()
-
-
-def test_one_rank_needs_no_launcher() -> None:
-    assert launch_prefix(Resources(threads_per_rank=4), {"PATH": ""}) == []
-
-
-def test_ranks_are_started_by_mpiexec(tmp_path: Path) -> None:
-    resources = Resources(ranks_per_node=3, num_nodes=2, launch_params={"-bind-to": "core", "-l": ""})
-    with pytest.raises(ConfigurationError, match="wants 6 ranks and there is no mpiexec"):
-        launch_prefix(resources, {"PATH": str(tmp_path)})
-    (tmp_path / "mpiexec").touch(mode=0o755)
-    words = launch_prefix(resources, {"PATH": str(tmp_path)})
-    assert words == [str(tmp_path / "mpiexec"), "-n", "6", "-bind-to", "core", "-l"]

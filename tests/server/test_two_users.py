@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -80,6 +81,8 @@ def test_ids_of_others_do_not_exist(theirs: Theirs, other: Http) -> None:
         ("POST", f"/sessions/{theirs.session}/acquire", {"max_jobs": 1, "max_nodes": 1}),
         ("POST", f"/sessions/{theirs.session}/report", {"reports": []}),
         ("PATCH", f"/transfers/{theirs.transfer}", {"state": "done"}),
+        ("POST", f"/jobs/{theirs.job}/read", {}),
+        ("GET", f"/sites/{theirs.site}/file-requests", None),
         ("PATCH", "/transfers/bulk", [{"id": theirs.transfer, "state": "done"}]),
         ("DELETE", f"/auth/tokens/{theirs.token}", None),
     ]
@@ -120,6 +123,21 @@ def test_another_job_cannot_depend_on_theirs_or_report_it(theirs: Theirs, other:
     report = {"job_id": theirs.runnable, "epoch": 0, "state": "RUNNING", "timestamp": "2026-01-01T00:00:00Z"}
     refused = other("POST", f"/sessions/{session}/report", {"reports": [report]})
     assert (refused.status, refused.json["error"]) == (409, "stale_lease")
+
+
+def test_another_cannot_answer_for_their_site(theirs: Theirs, other: Http) -> None:
+    path = f"/sites/{theirs.site}/file-requests"
+    answers: list[Any] = []
+    asking = {"path": "secret", "timeout": 60}
+    thread = threading.Thread(target=lambda: answers.append(theirs.owner("POST", f"/jobs/{theirs.job}/read", asking)))
+    thread.start()
+    [request] = theirs.owner.ok("GET", path, query={"timeout": 30})
+    forged = {"code": "not_found", "message": "forged"}
+    assert other("PUT", f"/file-requests/{request['id']}", forged).status == 404
+    assert theirs.owner.ok("GET", path) == [request]
+    theirs.owner.ok("PUT", f"/file-requests/{request['id']}", {"code": "not_found", "message": "true"})
+    thread.join(30)
+    assert [answer.json["message"] for answer in answers] == ["true"]
 
 
 def test_the_feed_tells_ones_own_only(theirs: Theirs, other: Http) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from balsam_exec.model.apps import HOOK_STEPS, ParameterSpec, TransferSlot, check_parameters
 from balsam_exec.model.errors import Conflict, NotFound, ParameterError
 from balsam_exec.model.events import Kind
-from balsam_exec.model.jobs import JobSpec
+from balsam_exec.model.jobs import STDOUT, JobSpec
 from balsam_exec.model.states import RUNNABLE, JobState, Step, settle
 from balsam_exec.model.transfers import TransferState
 from balsam_exec.server.service.moves import steps_of
@@ -58,6 +58,11 @@ class AppTerms:
                 raise ParameterError(f"{self.name} is a command: it takes parameters, not arguments")
         elif parameters:
             raise ParameterError(f"{self.name} is a Python app: it takes (serialized) arguments, not parameters")
+
+    def check_outputs(self) -> None:
+        """Raise ParameterError unless a job may name its output files."""
+        if not self.is_command:
+            raise ParameterError(f"{self.name} is a Python app: it prints to {STDOUT}, stdout and stderr are fixed")
 
     def check_transfers(self, transfers: Mapping[str, str]) -> None:
         """Raise ParameterError unless every required slot is filled, none is unknown, and each location exists."""
@@ -114,6 +119,8 @@ def _check(specs: Sequence[JobSpec], terms: Mapping[int, AppTerms]) -> None:
         app = terms[spec.app_id]
         try:
             app.check_run(spec.parameters, spec.arguments)
+            if spec.stderr or spec.stdout != STDOUT:
+                app.check_outputs()
             if spec.transfers or app.slots:
                 app.check_transfers(spec.transfers)
         except ParameterError as error:
@@ -163,6 +170,7 @@ def _store(
             (
                 *(job_id, spec.workdir, encode(spec.tags), encode(spec.data), encode(spec.parameters)),
                 *(encode(spec.launch_params), encode(spec.transfers), spec.arguments),
+                *(None if spec.stdout == STDOUT else spec.stdout, spec.stderr or None),
             )
         )
         if spec.tags:

@@ -8,7 +8,7 @@ from typing import Any
 
 from balsam_exec.model.errors import Conflict, IllegalTransition, InvalidRequest, NotFound
 from balsam_exec.model.events import Kind
-from balsam_exec.model.jobs import JobBulkPatch, JobPatch
+from balsam_exec.model.jobs import STDOUT, JobBulkPatch, JobPatch
 from balsam_exec.model.queries import Query
 from balsam_exec.model.states import TERMINAL, TRANSITIONS, Actor, JobState, check
 from balsam_exec.server.service import jobs as reading
@@ -20,7 +20,11 @@ from balsam_exec.server.store import jobs as store
 from balsam_exec.server.store.jobs import JobRow
 
 #: Fields of a patch that live in `job_payloads`; `tags` has rows of its own besides.
-_PAYLOAD = frozenset({"workdir", "tags", "data", "parameters", "arguments", "launch_params"})
+_PAYLOAD = frozenset({"workdir", "tags", "data", "parameters", "arguments", "launch_params", "stdout", "stderr"})
+#: Output files and their usual names, which are stored as NULL.
+_OUTPUTS = {"stdout": STDOUT, "stderr": ""}
+#: Fields that the app has a say in.
+_OF_THE_APP = frozenset({"parameters", "arguments", *_OUTPUTS})
 #: Fields that may change while a launcher holds the job.
 _ANY_TIME = frozenset({"tags", "data"})
 #: A job in one of these has not started, or is to start anew.
@@ -144,11 +148,14 @@ def _change_fields(unit: Unit, jobs: Sequence[JobRow], patch: JobPatch) -> None:
             raise Conflict(
                 f"a launcher holds job {held[0]}: {', '.join(fixed)} can change when it does not", job_ids=held[:100]
             )
-    if patch.parameters is not None or patch.arguments is not None:
+    if changes.keys() & _OF_THE_APP:
         for app in app_terms(unit, jobs[0].owner_id, {job.app_id for job in jobs}).values():
             app.check_run(patch.parameters, patch.arguments)
+            if changes.keys() & _OUTPUTS.keys():
+                app.check_outputs()
     ids = [job.id for job in jobs]
     payload = {key: value for key, value in changes.items() if key in _PAYLOAD}
+    payload |= {key: None for key, usual in _OUTPUTS.items() if payload.get(key) == usual}
     columns = {key: value for key, value in changes.items() if key not in _PAYLOAD}
     if "wall_time_min" in columns:
         columns["priority"] = -columns["wall_time_min"]

@@ -23,7 +23,10 @@ JOB_COLUMNS = (
     *("num_nodes", "ranks_per_node", "threads_per_rank", "threads_per_core", "gpus_per_rank"),
     *("node_packing_count", "wall_time_min", "created", "last_update"),
 )
-PAYLOAD_COLUMNS = ("job_id", "workdir", "tags", "data", "parameters", "launch_params", "transfers", "arguments")
+PAYLOAD_COLUMNS = (
+    *("job_id", "workdir", "tags", "data", "parameters", "launch_params", "transfers", "arguments"),
+    *("stdout", "stderr"),
+)
 
 
 @dataclass(slots=True)
@@ -217,3 +220,11 @@ def update_fields(
 def insert_transfers(connection: Connection, rows: list[dict[str, Any]]) -> None:
     if rows:
         connection.execute(insert(transfers), rows)
+
+
+def without_default_outputs(records: Iterable[dict[str, Any]]) -> None:
+    """Leave stdout and stderr out where they are the usual ones: NULL in the table, and nothing on the wire."""
+    for record in records:
+        for name in ("stdout", "stderr"):
+            if record[name] is None:
+                del record[name]

@@ -13,6 +13,7 @@ from balsam_exec.model.queries import Query
 from balsam_exec.model.sessions import AcquireRequest, SessionSpec
 from balsam_exec.server.store import filters
 from balsam_exec.server.store.dialect import any_of
+from balsam_exec.server.store.jobs import without_default_outputs
 from balsam_exec.server.store.schema import RUNNABLE_UNLEASED, TO_KILL, apps, job_payloads, job_tags, jobs, sessions
 from balsam_exec.server.store.types import AnyRow, IdList, dicts, micros
 
@@ -58,6 +59,7 @@ _WITH_PAYLOAD = (
         *(jobs.c[name] for name in ("threads_per_rank", "threads_per_core", "gpus_per_rank")),
         *(jobs.c[name] for name in ("node_packing_count", "wall_time_min")),
         *(job_payloads.c[name] for name in ("workdir", "tags", "data", "parameters", "launch_params", "arguments")),
+        *(job_payloads.c[name] for name in ("stdout", "stderr")),
         apps.c.digest.label("app_digest"),
     )
     .join(job_payloads, job_payloads.c.job_id == jobs.c.id)
@@ -130,6 +132,7 @@ def _within(budget: int, ids: Sequence[int], sizes: dict[int, int]) -> list[int]
 def leased(connection: Connection, session_id: int, ids: Sequence[int]) -> list[dict[str, Any]]:
     """All that is needed to run those of the jobs that the session holds."""
     found = dicts(connection.execute(_WITH_PAYLOAD, {"ids": ids, "session": session_id}))
+    without_default_outputs(found)
     return found
 
 

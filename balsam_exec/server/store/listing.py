@@ -11,7 +11,7 @@ from balsam_exec.model.queries import Query
 from balsam_exec.model.states import TERMINAL
 from balsam_exec.server.store import filters
 from balsam_exec.server.store.dialect import any_of
-from balsam_exec.server.store.jobs import STATE_COLUMNS
+from balsam_exec.server.store.jobs import STATE_COLUMNS, without_default_outputs
 from balsam_exec.server.store.schema import apps, job_counts, job_edges, job_payloads, job_tags, jobs
 from balsam_exec.server.store.types import IdList, dicts
 
@@ -20,7 +20,7 @@ _JOB_FIELDS = (
     *("num_nodes", "ranks_per_node", "threads_per_rank", "threads_per_core", "gpus_per_rank"),
     *("node_packing_count", "wall_time_min"),
 )
-_PAYLOAD_FIELDS = ("workdir", "tags", "data", "parameters", "launch_params", "transfers")
+_PAYLOAD_FIELDS = ("workdir", "tags", "data", "parameters", "launch_params", "transfers", "stdout", "stderr")
 #: All of a JobRecord but its arguments, which may be large: only their size.
 _RECORD = [
     *(jobs.c[name] for name in _JOB_FIELDS),
@@ -110,6 +110,7 @@ def job(connection: Connection, owner_id: int, job_id: int) -> dict[str, Any] | 
 
 def _records(connection: Connection, statement: Select[Any]) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = [{**row, "parent_ids": []} for row in dicts(connection.execute(statement))]
+    without_default_outputs(records)
     by_id = {record["id"]: record for record in records}
     if by_id:
         for child_id, parent_id in connection.execute(_PARENTS, {"ids": list(by_id)}):

@@ -234,6 +234,8 @@ job_payloads = Table(
     Column("launch_params", JsonText),
     Column("transfers", JsonText),
     Column("arguments", LargeBinary),
+    Column("stdout", Text),  # NULL: job.out
+    Column("stderr", Text),  # NULL: together with stdout
 )
 
 job_tags = Table(
@@ -295,6 +297,23 @@ transfers = Table(
     _one_of("state", TransferState),
     CheckConstraint("direction IN ('in', 'out')", name="direction"),
     Index("ix_transfers_state", "owner_id", "site_id", "state", "id"),
+    sqlite_autoincrement=True,
+)
+
+# Reads of files that a site's agent is to answer. They live for seconds, so what they are about is copied.
+file_requests = Table(
+    "file_requests",
+    metadata,
+    _id(),
+    _refers("owner_id", "users.id", ondelete="CASCADE", index=True),
+    _refers("site_id", "sites.id", ondelete="CASCADE", index=True),
+    Column("job_id", BigId, nullable=False),
+    Column("workdir", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("start", BigInteger, nullable=False),
+    Column("length", Integer, nullable=False),
+    Column("expires", Moment, nullable=False),
+    Column("answer", LargeBinary),  # a FileAnswer, as JSON
     sqlite_autoincrement=True,
 )
 
