@@ -6,8 +6,9 @@
     refine    -> tabulate -> plot
 
 The many short tasks go to the executor `small`; the larger lattices to `large`, which gives each of them the node to
-itself. On the way the process of one task is killed, as the kernel does when memory runs out, and the task is tried again;
-one configuration is refused by the program, and left out. The same dataflow then runs once more, from the checkpoint.
+itself. On the way the process of one task is killed, as the kernel does when memory runs out, and the task is tried
+again; one configuration is refused by the program, and left out. Then the same dataflow runs once more, from the
+checkpoint.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from importlib.util import find_spec
@@ -41,7 +42,7 @@ from rich.table import Table
 
 from balsam_exec.client.service import Service
 from balsam_exec.embedded import Deployment
-from balsam_exec.executors.parsl import BalsamParslExecutor
+from balsam_exec.executors import BalsamParslExecutor
 
 PROGRAM = Path(__file__).with_name("ising.py")
 #: What the program exits with when a configuration makes no sense.
@@ -317,7 +318,7 @@ def table(outcome: Outcome) -> Table:
     return found
 
 
-def monitored(database: Path) -> Iterator[str]:
+def monitored(database: Path) -> str:
     """What Parsl's monitoring has recorded of the last run."""
     with closing(sqlite3.connect(database)) as connection:
         (run_id,) = connection.execute("SELECT run_id FROM workflow ORDER BY time_began DESC").fetchone()
@@ -329,10 +330,22 @@ def monitored(database: Path) -> Iterator[str]:
         memoized = count("SELECT count(*) FROM status WHERE run_id = ? AND task_status_name = 'memo_done'")
         retried = count("SELECT count(DISTINCT task_id) FROM try WHERE run_id = ? AND try_id > 0")
         blocks = count("SELECT count(DISTINCT executor_label || block_id) FROM block WHERE run_id = ?")
-    yield f"{tasks} tasks"
-    yield f"{memoized} from the checkpoint"
-    yield f"{retried} tried again"
-    yield f"{blocks} blocks"
+    return f"{tasks} tasks, {memoized} from the checkpoint, {retried} tried again, {blocks} blocks"
+
+
+def campaign(name: str, plan: Plan, service: Service | None, console: Console) -> Outcome:
+    """One run of the dataflow under a configuration of its own; says how long it took and what was done."""
+    run_dir = plan.directory / "runinfo"
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with (
+        parsl.load(configuration(run_dir, service)),
+        Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress,
+    ):
+        started = time.monotonic()
+        outcome = run(plan, progress)
+        took = time.monotonic() - started
+    console.print(f"{name}: {took:.1f} s; {monitored(run_dir / 'monitoring.db')}", highlight=False)
+    return outcome
 
 
 def main() -> int:
@@ -343,7 +356,7 @@ def main() -> int:
     parser.add_argument("--htex", action="store_true", help="run on Parsl's HighThroughputExecutor, to compare")
     options = parser.parse_args()
     directory = options.directory.resolve()
-    console = Console()
+    console = Console(soft_wrap=True)
     shape = {} if options.htex else {"threads_per_rank": os.cpu_count(), "tags": {"lattice": "large"}}
     plan = Plan(directory, options.points, options.sweeps, shape)
     with ExitStack() as stack:
@@ -351,32 +364,18 @@ def main() -> int:
         if not options.htex:
             deployment = stack.enter_context(Deployment.start(directory / "balsam", temporary=True))
             service = deployment.service()
-        for name in ("First run", "The same again"):
-            outcome = campaign(name, plan, service, console)
+        outcome = campaign("First run", plan, service, console)
+        campaign("The same again", plan, service, console)
     console.print(table(outcome))
-    for temperature, words in outcome.refused.items():
-        console.print(f"Left out: T = {temperature}: {words}")
+    for words in outcome.refused.values():
+        console.print(f"Left out: {words}.", highlight=False)
     console.print(
         f"The susceptibility of {LARGE} x {LARGE} spins peaks at T = {peak(outcome.larger):.2f}; "
-        f"an infinite lattice has its transition at {CRITICAL:.3f}."
+        f"an infinite lattice has its transition at {CRITICAL:.3f}.",
+        highlight=False,
     )
-    console.print("Written: " + ", ".join(os.path.relpath(file) for file in outcome.files))
+    console.print("Written:", ", ".join(os.path.relpath(file) for file in outcome.files), highlight=False)
     return 0
-
-
-def campaign(name: str, plan: Plan, service: Service | None, console: Console) -> Outcome:
-    """One run of the dataflow under a configuration of its own; says how long it took and what was done."""
-    started = time.monotonic()
-    run_dir = plan.directory / "runinfo"
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with (
-        parsl.load(configuration(run_dir, service)),
-        Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress,
-    ):
-        outcome = run(plan, progress)
-    took = time.monotonic() - started
-    console.print(f"{name}: {took:.1f} s; " + ", ".join(monitored(run_dir / "monitoring.db")), highlight=False)
-    return outcome
 
 
 if __name__ == "__main__":

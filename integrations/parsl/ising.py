@@ -2,9 +2,9 @@
 
     python ising.py CONFIGURATION.json SERIES.csv
 
-The configuration has `temperature` (in units of J/k), `size`, `sweeps` and `seed`. Each line of the series has the energy and
-the magnetization per spin after a sweep, that is after clusters of at least as many spins as there are on the lattice.
-Exits with 2 if the configuration makes no sense.
+The configuration has `temperature` (in units of J/k), `size`, `sweeps` and `seed`. Each line of the series has the
+energy and the magnetization per spin after a sweep: after clusters of at least as many spins as the lattice has. Exits
+with 2 if the configuration makes no sense.
 """
 
 import json
