@@ -18,7 +18,7 @@ from balsam_exec.executors.future import JobFuture
 from balsam_exec.model.apps import AppRecord, AppSpec
 from balsam_exec.model.errors import BalsamError, JobFailed, ServiceUnavailable
 from balsam_exec.model.events import Feed, FeedEvent, Kind
-from balsam_exec.model.jobs import JobCreated, JobSpec, Result
+from balsam_exec.model.jobs import JobCreated, JobSpec, Killed, Result
 from balsam_exec.model.queries import FeedQuery
 from balsam_exec.model.states import TERMINAL, BatchJobState, JobState
 
@@ -46,6 +46,7 @@ class JobService(Protocol):
     def create_jobs(self, specs: Sequence[JobSpec], key: str | None = None) -> list[JobCreated]: ...
     def put_app(self, spec: AppSpec) -> AppRecord: ...
     def cancel_jobs(self, ids: Sequence[int]) -> list[int]: ...
+    def kill_jobs(self, ids: Sequence[int]) -> Killed: ...
     def results(self, ids: Sequence[int]) -> dict[int, Result]: ...
     def feed(self, query: FeedQuery) -> Feed: ...
     def sibling(self) -> Self: ...
@@ -171,23 +172,37 @@ class Engine:
 
     def cancel(self, futures: Iterable[JobFuture]) -> list[JobFuture]:
         """Cancel those that no launcher holds yet, in one request; returns them."""
+        return self._end(futures, self._service.cancel_jobs)
+
+    def kill(self, futures: Iterable[JobFuture]) -> list[JobFuture]:
+        """Kill the jobs of those that are not resolved; returns those that are dead already, as what no launcher held.
+
+        The others, which may run, resolve when nothing is left of their jobs: as killed, or with what was faster.
+        """
+        return self._end(futures, lambda ids: self._service.kill_jobs(ids).killed)
+
+    def _end(self, futures: Iterable[JobFuture], end: Callable[[Sequence[int]], Sequence[int]]) -> list[JobFuture]:
+        """End what was not sent yet, and by `end`, which answers which are gone, what was."""
         wanted = set(futures)
         with self._changed:
-            cancelled = [item.future for item in self._queue if item.future in wanted]
+            gone = [item.future for item in self._queue if item.future in wanted]
             self._queue = deque(item for item in self._queue if item.future not in wanted)
             self._changed.wait_for(lambda: not (wanted & self._sending), timeout=CANCEL_SEC)
-            sent = {job_id: self._jobs[job_id] for f in wanted if (job_id := f.job_id) in self._jobs and job_id}
+            sent = [job_id for f in wanted if (job_id := f.job_id) in self._jobs and job_id]
         if sent:
-            gone = self._service.cancel_jobs(list(sent))
-            cancelled += [sent[job_id] for job_id in gone]
+            ended = end(sent)
             with self._changed:
-                for job_id in gone:
-                    self._jobs.pop(job_id, None)
-        for future in cancelled:
+                gone += [self._jobs.pop(job_id) for job_id in ended if job_id in self._jobs]
+        for future in gone:
             future._kill()
         with self._changed:
             self._changed.notify_all()
-        return cancelled
+        return gone
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until the service has taken or refused all that was submitted; whether it has, within the time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._queue and not self._sending, timeout)
 
     def fail_all(self, error: BaseException) -> None:
         """Give up: every unresolved future fails with `error`, and every later submit raises it."""

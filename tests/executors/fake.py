@@ -11,7 +11,7 @@ from balsam_exec.model.apps import AppRecord, AppSpec
 from balsam_exec.model.base import now
 from balsam_exec.model.errors import InvalidRequest, ServiceUnavailable
 from balsam_exec.model.events import Feed, FeedEvent, Kind
-from balsam_exec.model.jobs import JobCreated, JobSpec, Result
+from balsam_exec.model.jobs import JobCreated, JobSpec, Killed, Result
 from balsam_exec.model.queries import FeedQuery
 from balsam_exec.model.states import JobState
 
@@ -77,6 +77,11 @@ class FakeService:
         for job_id in gone:
             self.move(job_id, JobState.USER_KILLED)
         return gone
+
+    def kill_jobs(self, ids: Iterable[int]) -> Killed:
+        wanted = list(ids)
+        killed = self.cancel_jobs(wanted)
+        return Killed(killed=killed, ordered=[i for i in wanted if self.jobs[i] is JobState.RUNNING])
 
     def results(self, ids: Iterable[int]) -> dict[int, Result]:
         return {i: Result(ok=True, value=dump(i)) for i in ids}

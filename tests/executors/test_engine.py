@@ -82,6 +82,25 @@ def test_an_app_that_is_refused_fails_its_jobs_alone(service: FakeService, engin
     assert [first.result(timeout=10), good.result(timeout=10)] == [1, 2]
 
 
+def test_killing_ends_what_waits_at_once_and_what_runs_when_it_is_dead(service: FakeService, engine: Engine) -> None:
+    running, waiting, done = (engine.submit(GOOD) for _ in range(3))
+    service.wait_jobs(3)
+    service.finish(3, "done")
+    service.move(1, JobState.RUNNING)
+    assert done.result(timeout=10) == "done"
+    service.answer.clear()
+    sending = engine.submit(GOOD)
+    service.wait_jobs(4)
+    queued = engine.submit(GOOD)
+    threading.Timer(0.1, service.answer.set).start()
+    assert set(engine.kill([running, waiting, done, sending, queued])) == {waiting, sending, queued}
+    assert all(future.cancelled() for future in (waiting, sending, queued))
+    assert not running.done()
+    service.move(1, JobState.USER_KILLED)
+    with pytest.raises(JobFailed, match="killed while it ran"):
+        running.result(timeout=10)
+
+
 def test_a_future_of_another_kind_sees_the_events_of_its_job(service: FakeService) -> None:
     class Witness(JobFuture):
         seen: tuple[str, ...] = ()
@@ -96,14 +115,15 @@ def test_a_future_of_another_kind_sees_the_events_of_its_job(service: FakeServic
         service.wait_jobs(1)
         service.move(1, JobState.RUNNING)
         service.move(1, JobState.RUN_DONE)
-        assert service.query is not None
-        assert set(watched) < set(service.query.to_state)
         assert not future.done()
         service.move(1, JobState.JOB_FINISHED, Result(ok=True))
         future.result(timeout=10)
         assert isinstance(future, Witness)
         assert future.seen == ("RUNNING", "RUN_DONE", "JOB_FINISHED")
+        assert service.query is not None
+        assert set(watched) < set(service.query.to_state)
     finally:
+        engine.fail_all(ServiceUnavailable("the test is over"))
         engine.close()
         engine.join()
 
