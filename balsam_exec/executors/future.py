@@ -15,6 +15,7 @@ class Canceller(Protocol):
     """What a future asks of its engine."""
 
     def cancel(self, futures: Iterable[JobFuture]) -> Sequence[JobFuture]: ...
+    def kill(self, futures: Iterable[JobFuture]) -> Sequence[JobFuture]: ...
 
 
 class JobFuture(Future[Any]):

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from pydantic import ValidationError
 
 from balsam_exec.apps.payload import load_result
-from balsam_exec.client.config import load_service
 from balsam_exec.client.service import Service
 from balsam_exec.client.sites import site_id
 from balsam_exec.executors.allocation import Allocation, NoAllocation
 from balsam_exec.executors.calls import Calls
 from balsam_exec.executors.chunks import run_chunk
-from balsam_exec.executors.engine import PATIENCE_SEC, Engine
+from balsam_exec.executors.engine import Engine
 from balsam_exec.executors.future import JobFuture
+from balsam_exec.executors.services import find_service, patience
 from balsam_exec.model.batch_jobs import BatchJobSpec
-from balsam_exec.model.errors import BalsamError, ConfigurationError, InvalidRequest, NotFound
+from balsam_exec.model.errors import BalsamError, InvalidRequest, NotFound
 from balsam_exec.model.jobs import JobRecord, JobSpec, Resources
 from balsam_exec.model.states import TERMINAL
 
@@ -42,8 +42,6 @@ T = TypeVar("T")
 TAG = "pool"
 #: Seconds without work after which a pool's allocation ends by itself; the next submit asks for another.
 IDLE_TTL_SEC = 120
-#: Seconds a temporary deployment may be unreachable before its pool gives up: nobody else would mend it.
-TEMPORARY_PATIENCE = 30.0
 #: Seconds a temporary deployment has to get its launcher running.
 START_SEC = 60.0
 
@@ -132,7 +130,9 @@ class BalsamPoolExecutor(_Submitter):
         self._lock = threading.Lock()
         self._shut = False
         self._deployment: Deployment | None = None
-        self._service = service or self._find_service()
+        if service is None:
+            service, self._deployment = find_service()
+        self._service = service
         try:
             at = site_id(self._service, site)
             self._calls = Calls(self._service, at)
@@ -158,9 +158,14 @@ class BalsamPoolExecutor(_Submitter):
             self._allocation: Allocation | NoAllocation = NoAllocation()
             if allocate:
                 self._allocation = Allocation(self._service, batch, self._work, self._give_up)
-            patience = TEMPORARY_PATIENCE if self._deployment else PATIENCE_SEC
-            tags = self._spec.tags
-            self._engine = Engine(self._service, tags, load_result, self._allocation, self._on_end, patience=patience)
+            self._engine = Engine(
+                self._service,
+                self._spec.tags,
+                load_result,
+                self._allocation,
+                self._on_end,
+                patience=patience(self._deployment),
+            )
         except BaseException:
             self._stop_deployment()
             raise
@@ -266,15 +271,6 @@ class BalsamPoolExecutor(_Submitter):
         if self._deployment is not None:
             return "interrupted; the temporary deployment and its tasks are gone"
         return f"interrupted; the tasks go on: BalsamPoolExecutor.reattach({self.name!r}) gives their futures back"
-
-    def _find_service(self) -> Service:
-        try:
-            return load_service()
-        except ConfigurationError:
-            from balsam_exec.embedded import Deployment
-
-            self._deployment = Deployment.start(temporary=True)
-            return self._deployment.service()
 
     def _stop_deployment(self) -> None:
         deployment, self._deployment = self._deployment, None
