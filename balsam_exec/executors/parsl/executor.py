@@ -25,20 +25,22 @@ from parsl.utils import RepresentationMixin
 
 from balsam_exec.apps.payload import dump_call_arguments, dump_function, load_result
 from balsam_exec.client.config import load_service
+from balsam_exec.client.lookups import build
 from balsam_exec.client.service import Service
 from balsam_exec.client.sites import site_id
 from balsam_exec.executors.allocation import NoAllocation
 from balsam_exec.executors.calls import Calls
-from balsam_exec.executors.engine import PATIENCE_SEC, Engine
+from balsam_exec.executors.engine import Engine
 from balsam_exec.executors.future import JobFuture
 from balsam_exec.executors.parsl.blocks import BatchJobProvider
-from balsam_exec.executors.parsl.resources import translate
+from balsam_exec.executors.parsl.resources import Request, translate
 from balsam_exec.executors.parsl.worker import ParslCall, TaskRaised
-from balsam_exec.executors.pool import TEMPORARY_PATIENCE
+from balsam_exec.executors.services import find_service, patience
 from balsam_exec.model.batch_jobs import BatchJobSpec
-from balsam_exec.model.errors import BalsamError, ConfigurationError, JobFailed, WorkerDied
+from balsam_exec.model.errors import BalsamError, JobFailed, WorkerDied
 from balsam_exec.model.events import FeedEvent
 from balsam_exec.model.jobs import JobSpec, Result
+from balsam_exec.model.queries import JobQuery
 from balsam_exec.model.states import JobState as State
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ class TaskFuture(JobFuture):
         if event.to_state == State.RUN_TIMEOUT and not self._lost:
             # The site would run it again; whether to is up to Parsl.
             self._lost = str(event.data.get("error", "")) or "its block ended"
-            self._engine.cancel([self])
+            self._engine.kill([self])
 
     def _kill(self) -> None:
         if self._lost and not self.done():
@@ -151,6 +153,7 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
         self.service = service
         self.max_workers_per_node = max_workers_per_node or len(os.sched_getaffinity(0))
         self.resource_specification = dict(resource_specification or {})
+        self._usual = translate(self.resource_specification, self.max_workers_per_node)
         self.init_blocks = init_blocks
         self.min_blocks = min_blocks
         self.max_blocks = max_blocks
@@ -177,7 +180,12 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
         """Connect, and ask for the initial blocks. Raises BalsamError."""
         super().start()  # type: ignore[no-untyped-call]
         self.name = f"{self.label}-{(self.run_id or uuid.uuid4().hex)[:8]}"
-        self._service = self.service or self._find_service()
+        if self.service is not None:
+            self._service = self.service
+        elif self.allocate:
+            self._service, self._deployment = find_service()
+        else:
+            self._service = load_service()  # a new site would have no allocations
         try:
             self._start_at(site_id(self._service, self.site))
         except BaseException:
@@ -186,9 +194,8 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
 
     def _start_at(self, site: int) -> None:
         self._calls = Calls(self._service, site)
-        base = JobSpec(app_id=self._calls.app_id, workdir=f"parsl/{self.name}", tags={TAG: self.name})
-        self._base = base
-        self._usual = translate(self.resource_specification, self.max_workers_per_node, base)
+        self._base = JobSpec(app_id=self._calls.app_id, workdir=f"parsl/{self.name}", tags={TAG: self.name})
+        self._usual_spec = self._spec_of(self._usual)
         directory = os.path.abspath(self.directory or os.getcwd())
         monitored = self.monitoring_messages is not None
 
@@ -201,11 +208,11 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
             self._blocks.connect(self._service, self._block_spec(site), self._logs(site))
         self._engine = Engine(
             self._service,
-            base.tags,
+            self._base.tags,
             load,
             NoAllocation(),
             self._on_end,
-            patience=TEMPORARY_PATIENCE if self._deployment else PATIENCE_SEC,
+            patience=patience(self._deployment),
             future=TaskFuture,
             watched=[State.RUN_TIMEOUT],
         )
@@ -221,9 +228,9 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
         """
         if self._executor_exception is not None:
             raise self._executor_exception
-        spec = self._usual
+        spec = self._usual_spec
         if resource_specification:
-            spec = translate(resource_specification, self.max_workers_per_node, self._base)
+            spec = self._spec_of(translate(resource_specification, self.max_workers_per_node))
         try:
             code = self._code(serialize(func, _LARGE))
             arguments = dump_call_arguments((serialize(args, _LARGE), serialize(kwargs, _LARGE)), {})
@@ -241,11 +248,12 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
         if self._engine is not None:
             self._engine.close()
             self._abandon("it was shut down")
-            if self._blocks is not None and self._deployment is None:
-                self._blocks.cancel(self._open_blocks())
             self._engine.join()
             self._stop_deployment()
         super().shutdown()
+
+    def _spec_of(self, request: Request) -> JobSpec:
+        return self._base.model_copy(update={**dict(request), "tags": {**request.tags, **self._base.tags}})
 
     # -- blocks ----------------------------------------------------------------------------------------------
 
@@ -276,12 +284,18 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
         """Look at the blocks; bring one back if all have ended for want of work and now there is some."""
         super().poll_facade()
         states = {status.state for status in self._status.values()}
-        if self.outstanding() and JobState.COMPLETED in states and states <= set(TERMINAL_STATES):
+        if (
+            self.outstanding()
+            and not self.bad_state_is_set
+            and JobState.COMPLETED in states
+            and states <= set(TERMINAL_STATES)
+        ):
             self.scale_out_facade(max(1, self.min_blocks))
 
     def set_bad_state_and_fail_all(self, exception: Exception) -> None:
-        super().set_bad_state_and_fail_all(exception)
-        self._abandon(exception)
+        if not self.bad_state_is_set:  # it is told at every look
+            super().set_bad_state_and_fail_all(exception)
+            self._abandon(exception)
 
     def _get_launch_command(self, block_id: str) -> str:
         return ""  # the site knows how to start its launcher
@@ -314,27 +328,18 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
     def _abandon(self, reason: object) -> None:
         """Fail all futures, and have nothing run any more for them."""
         assert self._engine is not None
-        lost = [future.job_id for future in self._engine.pending() if future.job_id is not None]
         self._engine.fail_all(BadStateException(self, reason))  # type: ignore[no-untyped-call]
-        if lost and self._deployment is None:
-            try:
-                self._service.cancel_jobs(lost)
-            except BalsamError as problem:
-                log.warning("%d jobs could not be cancelled: %s", len(lost), problem)
+        if self._deployment is not None:
+            return  # it will take all with it
+        try:
+            self._service.kill_matching(build(JobQuery, {"tags": {TAG: self.name}}))
+        except BalsamError as error:
+            log.warning("what %s left could not be killed: %s", self.name, error)
+        if self._blocks is not None:
+            self._blocks.cancel(self._open_blocks())
 
     def _on_end(self) -> None:
         pass
-
-    def _find_service(self) -> Service:
-        try:
-            return load_service()
-        except ConfigurationError:
-            if not self.allocate:
-                raise
-        from balsam_exec.embedded import Deployment
-
-        self._deployment = Deployment.start(temporary=True)
-        return self._deployment.service()
 
     def _stop_deployment(self) -> None:
         deployment, self._deployment = self._deployment, None

@@ -8,17 +8,27 @@ from typing import Any
 from parsl.executors.errors import InvalidResourceSpecification
 from pydantic import ValidationError
 
-from balsam_exec.model.jobs import JobSpec
+from balsam_exec.client.lookups import explain
+from balsam_exec.model.base import Tags
+from balsam_exec.model.jobs import Resources
 
 #: What a specification may ask for.
 KEYS = (
     *("num_nodes", "ranks_per_node", "num_ranks", "threads_per_rank", "threads_per_core", "cores"),
     *("gpus_per_rank", "gpus", "wall_time_min", "running_time_min", "node_packing_count", "launch_params", "tags"),
 )
+#: Those that are taken as they are.
+_DIRECT = ("threads_per_core", "node_packing_count", "launch_params", "tags")
 
 
-def translate(specification: Mapping[str, Any], workers_per_node: int, base: JobSpec) -> JobSpec:
-    """`base` with the resources of a specification: those of a job, and the words that other executors have for them.
+class Request(Resources):
+    """What a task asks for."""
+
+    tags: Tags = {}
+
+
+def translate(specification: Mapping[str, Any], workers_per_node: int) -> Request:
+    """A resource specification: the fields of `Resources`, `tags`, and the words that other executors have for them.
 
     - `num_ranks`: `num_nodes` times `ranks_per_node`; alone, all on one node (MPIExecutor).
     - `cores`, `gpus`: on each node (Work Queue).
@@ -34,18 +44,14 @@ def translate(specification: Mapping[str, Any], workers_per_node: int, base: Job
     fields |= _threads(specification, fields["ranks_per_node"])
     fields |= _gpus(specification, fields["ranks_per_node"])
     fields |= _wall_time(specification)
-    fields["tags"] = {**specification.get("tags", {}), **base.tags}
     try:
-        spec = JobSpec(**base.model_dump(exclude=set(fields)), **fields)
+        request = Request(**fields)
     except ValidationError as error:
         wrong = {str(item["loc"][0]) for item in error.errors() if item["loc"]}
-        raise InvalidResourceSpecification(wrong, str(error)) from error
+        raise InvalidResourceSpecification(wrong, explain(error)) from error
     if "node_packing_count" in fields:
-        return spec
-    return spec.model_copy(update={"node_packing_count": max(1, workers_per_node // spec.cores_per_node)})
-
-
-_DIRECT = ("threads_per_core", "node_packing_count", "launch_params")
+        return request
+    return request.model_copy(update={"node_packing_count": max(1, workers_per_node // request.cores_per_node)})
 
 
 def _ranks(specification: Mapping[str, Any]) -> dict[str, Any]:
