@@ -103,7 +103,7 @@ class CommandRunner:
         command.tree.clear()
         del self._commands[job_id]
         outcome = outcomes.command_ended(command.process.wait(), *command.outputs)
-        self._reactor.emit(Ended(job_id, outcome))
+        self._reactor.emit(Ended(job_id, outcome, command.tree.unasked))
 
 
 def cannot_start(problem: BalsamError | OSError) -> Outcome:

@@ -36,6 +36,7 @@ class Ended:
 
     job_id: int
     outcome: Outcome
+    unasked: bool = False  #: it had ended before a Kill came to it
 
 
 @dataclass(frozen=True, slots=True)

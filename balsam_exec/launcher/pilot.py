@@ -136,8 +136,8 @@ class Pilot:
 
     def _take(self, event: Event, now: float, actions: list[Action]) -> None:
         match event:
-            case Ended(job_id, outcome):
-                self._end(job_id, outcome, now)
+            case Ended(job_id, outcome, unasked):
+                self._end(job_id, outcome, unasked, now)
             case Delivered():
                 self._outbox.delivered()
             case Arrived(jobs):
@@ -170,13 +170,13 @@ class Pilot:
                 del self._backlog[job.id]
                 self._fail(job, f"the job cannot run here: {why}", now)
 
-    def _end(self, job_id: int, outcome: Outcome, now: float) -> None:
+    def _end(self, job_id: int, outcome: Outcome, unasked: bool, now: float) -> None:
         run = self._running.pop(job_id)
         self._nodes = vacate(self._nodes, run.placement)
         self._idle_since = now
         if run.stale:
             return
-        if outcome.result.value:
+        if unasked or outcome.result.value:  # the order came too late
             self._report(run.job, outcome.state, now, outcome.data, outcome.result)
         elif run.killed:
             self._report(run.job, JobState.USER_KILLED, now, {**outcome.data, **KILLED})

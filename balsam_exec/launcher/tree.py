@@ -15,12 +15,21 @@ class Tree:
 
     def __init__(self, leader: int) -> None:
         self._leader = leader
-        self._followers: set[Process] = set()  #: the living ones that were told to end, wherever they go then
+        self._followers: set[Process] = set()  #: the living ones once it was told to end, wherever they go then
+        self._warned: set[Process] = set()  #: those of them that were told, too
         self._told: signal.Signals | None = None
+        self.unasked = False  #: whether its leader had ended before it was told to
+
+    @property
+    def told(self) -> bool:
+        return self._told is not None
 
     def tell(self, signum: signal.Signals) -> None:
         """Signal every process, each once. Looks through /proc, so it is for the rare case."""
+        if not self.told:
+            self.unasked = Process.of(self._leader) is None
         self._told = signum
+        self._look()  # before its leader dies, for then its children are nobody's
         with suppress(PermissionError):
             os.kill(self._leader, signum)
         self._tell_followers(signum)
@@ -39,10 +48,13 @@ class Tree:
             os.killpg(self._leader, signal.SIGKILL)
 
     def _tell_followers(self, signum: signal.Signals) -> None:
-        leader = Process.of(self._leader) or Process(self._leader, 0)  # the latter: dead, and its number still ours
-        known = self._followers
-        self._followers = {process for process in known.union(leader.followers()) if process.alive}
+        self._look()
         for process in self._followers:
-            if signum == signal.SIGKILL or process not in known:
+            if signum == signal.SIGKILL or process not in self._warned:
                 with suppress(PermissionError):
                     process.send(signum)
+        self._warned = set(self._followers)
+
+    def _look(self) -> None:
+        leader = Process.of(self._leader) or Process(self._leader, 0)  # the latter: dead, and its number still ours
+        self._followers = set(leader.followers(self._followers))

@@ -36,6 +36,7 @@ class _Task:
     job_id: int
     job_out: Path
     start: int  #: of its output in job.out
+    outcome: Outcome | None = None  #: where it was told to end, and answered all the same
 
 
 class _Worker:
@@ -193,10 +194,15 @@ class PythonRunner:
         if task is None:
             source.tree.tell(signal.SIGKILL)  # it speaks out of turn: not our worker's code any more
             return
+        outcome = _outcome(status, number, body, task)
+        if source.tree.told:  # the answer is told when nothing is left of it, as any end would be
+            task.outcome = outcome
+            source.close()
+            return
         source.task = None
         del self._busy[task.job_id]
         self._idle.append(source)
-        self._reactor.emit(Ended(task.job_id, _outcome(status, number, body, task)))
+        self._reactor.emit(Ended(task.job_id, outcome))
 
     def _died(self, dead: _Worker) -> None:
         """The process that we watch for this worker has ended: it, or one that it had started."""
@@ -215,7 +221,8 @@ class PythonRunner:
         return_code = dead.process.wait()
         if (task := dead.task) is not None:
             del self._busy[task.job_id]
-            self._reactor.emit(Ended(task.job_id, outcomes.worker_died(return_code, task.job_out, task.start)))
+            outcome = task.outcome or outcomes.worker_died(return_code, task.job_out, task.start)
+            self._reactor.emit(Ended(task.job_id, outcome))
 
     def _dismiss(self, unwanted: _Worker, patience: float = 0.0) -> None:
         self._reactor.forget(unwanted.pidfd)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -79,9 +80,10 @@ class Process:
             self.send(signal.SIGKILL)
             self.wait(timeout)
 
-    def followers(self) -> list[Process]:
+    def followers(self, known: Iterable[Process] = ()) -> list[Process]:
         """The living processes that it started, they started and so on, and all others of the session that it leads or
-        led; not itself. What was started by a process that has ended is missed, unless it is of the session.
+        led; not itself. What was started by a process that has ended is missed, unless it is of the session or, with all
+        that it started, `known`.
 
         The kernel gives a pid to nobody else while a session bears its number.
         """
@@ -93,6 +95,7 @@ class Process:
         for pid, fields in table.items():
             children.setdefault(int(fields[1]), []).append(pid)
         found = {pid for pid, fields in table.items() if int(fields[3]) == self.pid}
+        found.update(p.pid for p in known if p.pid in table and int(table[p.pid][19]) == p.start)
         pending = [self.pid, *found]
         while pending:
             below = [pid for pid in children.get(pending.pop(), []) if pid not in found]

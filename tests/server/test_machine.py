@@ -53,6 +53,8 @@ class Campaign(RuleBasedStateMachine):
         #: Leases that their own launchers hold anew, under a later epoch.
         self.outlived: list[tuple[int, dict[str, Any]]] = []
         self.runs = 0
+        #: Jobs whose launchers are to kill them.
+        self.doomed: set[int] = set()
 
     @initialize()
     def begin(self) -> None:
@@ -76,6 +78,10 @@ class Campaign(RuleBasedStateMachine):
         """By a user or the agent: legal and done, or refused and unchanged."""
         job_id = self.jobs[index % len(self.jobs)]
         before = S(self.world.state(job_id))
+        if wanted is S.USER_KILLED and job_id in self.world.held():
+            self.world.patch(job_id, state=wanted)
+            self.doomed.add(job_id)
+            return
         legal = before is wanted or {Actor.USER, Actor.SITE} & TRANSITIONS.get((before, wanted), frozenset())
         try:
             self.world.patch(job_id, state=wanted)
@@ -90,6 +96,18 @@ class Campaign(RuleBasedStateMachine):
     def cancel(self, indices: list[int]) -> None:
         for job_id in self.world.cancel(*(self.jobs[index % len(self.jobs)] for index in indices)):
             assert self.world.state(job_id) == S.USER_KILLED
+
+    @precondition(lambda self: self.jobs)
+    @rule(indices=st.lists(st.integers(0, 100), max_size=4))
+    def kill(self, indices: list[int]) -> None:
+        ids = {self.jobs[index % len(self.jobs)] for index in indices}
+        held, before = self.world.held(), {job_id: S(self.world.state(job_id)) for job_id in ids}
+        answer = self.world.kill(*ids)
+        assert set(answer["ordered"]) == ids & held.keys()
+        assert set(answer["over"]) == {i for i, state in before.items() if state in TERMINAL - {S.USER_KILLED}}
+        assert set(answer["killed"]) == ids - set(answer["ordered"]) - set(answer["over"])
+        assert all(self.world.state(job_id) == S.USER_KILLED for job_id in answer["killed"])
+        self.doomed.update(answer["ordered"])
 
     # --- launchers
 
@@ -179,10 +197,23 @@ class Campaign(RuleBasedStateMachine):
         if ended:
             self.world.patch(ended[index % len(ended)], state=S.RESTART_READY)
 
+    @precondition(lambda self: self.doomed)
+    @rule(index=st.integers(0, 5), lost=st.booleans())
+    def obey(self, index: int, lost: bool) -> None:
+        """A launcher hears its orders, which it hears again until it has told the ends."""
+        session = self.pick(index)
+        with self.a_call_of(session):
+            orders = self.world.orders(session)
+            assert self.world.orders(session) == orders
+            for job_id, epoch in orders.items():
+                assert self.held[session][job_id]["epoch"] == epoch
+                self.tell(session, job_id, lost, S.USER_KILLED)
+                assert self.world.state(job_id) == S.USER_KILLED
+
     @precondition(lambda self: any(self.held.values()))
     @rule(index=st.integers(0, 50), lost=st.booleans())
     def release(self, index: int, lost: bool) -> None:
-        self.tell(index, lost, None)
+        self.tell(*self.pick_lease(index), lost, None)
 
     @precondition(lambda self: any(self.held.values()))
     @rule(index=st.integers(0, 50), lost=st.booleans(), end=st.sampled_from(ENDS), both=st.booleans())
@@ -190,15 +221,14 @@ class Campaign(RuleBasedStateMachine):
         """Start a job, end one that runs, or both in one report."""
         session, job_id = self.pick_lease(index)
         running = self.held[session][job_id]["sent"] is S.RUNNING
-        self.tell(index, lost, *([end] if running else [S.RUNNING, end] if both else [S.RUNNING]))
+        self.tell(session, job_id, lost, *([end] if running else [S.RUNNING, end] if both else [S.RUNNING]))
 
     def pick_lease(self, index: int) -> tuple[int, int]:
         leases = sorted((session, job_id) for session, jobs in self.held.items() for job_id in jobs)
         return leases[-1 - index % len(leases)]  # the later ones first, whose sessions live
 
-    def tell(self, index: int, lost: bool, *states: S | None) -> None:
+    def tell(self, session: int, job_id: int, lost: bool, *states: S | None) -> None:
         """A launcher that keeps to its part reports on one of its jobs; perhaps twice, where an answer was lost."""
-        session, job_id = self.pick_lease(index)
         job = self.held[session][job_id]
         if states[0] is None and job["sent"] is S.RUNNING:  # only what was not started is given back
             return
@@ -269,10 +299,14 @@ class Campaign(RuleBasedStateMachine):
                 assert self.told.get(job_id, S.CREATED) == source, "a hop was skipped or repeated"
                 assert (S(source), S(target)) in TRANSITIONS
                 self.told[job_id] = target
+                if S(target) in TERMINAL:
+                    self.doomed.discard(job_id)
             self.cursor = int(page["cursor"])
             if not page["events"]:
                 break
         assert self.told == {job_id: self.world.state(job_id) for job_id in self.jobs}
+        # Whoever is to be killed stays with its launcher until it has ended.
+        assert {job_id for job_id, to_kill in self.world.held().items() if to_kill} == self.doomed
 
     def teardown(self) -> None:
         """No job is lost: once every launcher is gone, others finish all that can still run."""

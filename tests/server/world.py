@@ -148,6 +148,21 @@ class World:
         found: list[int] = self.write(update.cancel_jobs, self.owner, ids)
         return found
 
+    def kill(self, *ids: int) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = self.write(update.kill_jobs, self.owner, ids)
+        return found
+
+    def orders(self, session: int) -> dict[int, int]:
+        """What a heartbeat of the session is told to kill: job id -> epoch."""
+        found: dict[int, int] = self.write(leases.heartbeat, self.owner, session)["kill"]
+        return found
+
+    def held(self) -> dict[int, bool]:
+        """The jobs that sessions hold, and whether they are to kill them."""
+        with self.database.reading() as connection:
+            query = select(job_table.c.id, job_table.c.kill_requested).where(job_table.c.session_id.is_not(None))
+            return dict(connection.execute(query).all())
+
     def reap(self) -> None:
         """What the reaper does in the service, with this world's clock."""
         for session in self.read(lease_store.expired, self.now):
