@@ -1,4 +1,4 @@
-"""`balsam job`: look at jobs, make simple ones, remove them."""
+"""`balsam job`: look at jobs, make simple ones, kill and remove them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from balsam_exec.model.events import EventRecord
     from balsam_exec.model.jobs import JobRecord
 
-app = group("Jobs: look at them, make simple ones, remove them.")
+app = group("Jobs: look at them, make simple ones, kill and remove them.")
 
 StateOption = Annotated[
     list[JobState] | None,
@@ -134,6 +134,37 @@ def remove(
     if not ids:
         confirm(f"Remove {service.count_jobs(**filters)} jobs?", yes)
     print(service.delete_jobs(JobQuery(**filters)))
+
+
+@app.command()
+def kill(
+    ids: Annotated[list[int] | None, typer.Argument(help="Ids of jobs.")] = None,
+    state: StateOption = None,
+    tag: TagOption = None,
+    site: SiteOption = None,
+    app_name: AppOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Kill jobs that have not ended: those named, or all that the options choose.
+
+    What waits never runs. What runs is told to end, and is USER_KILLED when nothing is left of it.
+    """
+    from balsam_exec.model.errors import NotFound
+    from balsam_exec.model.queries import JobQuery
+
+    service = connect()
+    filters = _filters(service, ids, state, tag, site, app_name, None)
+    if not filters:
+        raise typer.BadParameter("say which jobs: ids, or options that choose them")
+    if not ids:
+        confirm(f"Kill {service.count_jobs(**filters)} jobs?", yes)
+    if filters.keys() == {"id"}:
+        found = service.kill_jobs(filters["id"])
+        if absent := sorted(set(filters["id"]).difference(found.killed, found.ordered, found.over)):
+            raise NotFound(f"there is no job {', '.join(map(str, absent))}")
+    else:
+        found = service.kill_matching(JobQuery(**filters))
+    print(f"{len(found.killed)} killed, {len(found.ordered)} being killed, {len(found.over)} had ended otherwise")
 
 
 def _filters(

@@ -181,3 +181,18 @@ def test_app_ls(balsam: Balsam, hello: AppRecord) -> None:
     assert balsam.json("app", "ls")[0]["name"] == "Hello"
     balsam.service.create_site(SiteSpec(name="other"))
     assert balsam.rows("app", "ls", "--site", "other") == []
+
+
+def test_kill(balsam: Balsam, site: SiteRecord, hello: AppRecord) -> None:
+    done = create(balsam, "done")
+    run_one(balsam, site, JobState.RUN_DONE)
+    held, waiting = create(balsam, "held"), create(balsam, "waiting", "--tag", "k=v")
+    session = balsam.service.open_session(SessionSpec(site_id=site.id))
+    balsam.service.acquire(session.id, AcquireRequest(max_jobs=1, max_nodes=1))
+    assert balsam("job", "kill", "--tag", "k=v", "--yes") == "1 killed, 0 being killed, 0 had ended otherwise\n"
+    assert balsam("job", "kill", done, held, waiting) == "1 killed, 1 being killed, 1 had ended otherwise\n"
+    assert balsam.service.job(waiting).state is JobState.USER_KILLED
+    assert balsam.service.heartbeat(session.id).kill == {held: 1}
+    assert "there is no job 4711" in balsam.fails("job", "kill", 4711)
+    assert "say which jobs" in balsam.fails("job", "kill", code=2)
+    assert "give --yes" in balsam.fails("job", "kill", "--tag", "k=v", code=2)
