@@ -76,12 +76,15 @@ def local_data(site: SiteRecord) -> Path | None:
     return directory.data if here else None
 
 
-def workdir_at(data: Path, workflow: str, directory: str) -> str:
-    """The workdir, relative to the site's data directory, that is `directory`: a symbolic link, one for each."""
-    workdir = f"{workflow}/at-{hashlib.sha256(directory.encode()).hexdigest()[:20]}"
-    link = data / workdir
-    if not link.is_symlink():
-        link.parent.mkdir(parents=True, exist_ok=True)
+def workdir_for(workflow: str, directory: str) -> str:
+    """The name below a site's data directory of a directory elsewhere on this machine: one for each."""
+    return f"{workflow}/at-{hashlib.sha256(directory.encode()).hexdigest()[:20]}"
+
+
+def link(data: Path, workdir: str, directory: str) -> None:
+    """Make the workdir of the site be that directory."""
+    path = data / workdir
+    if not path.is_symlink():
+        path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):  # another worker was faster, with the same
-            link.symlink_to(directory, target_is_directory=True)
-    return workdir
+            path.symlink_to(directory, target_is_directory=True)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import uuid
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from libensemble.executors.executor import Executor, ExecutorException, jassert
+from libensemble.executors.executor import ExecutorException, jassert
 from libensemble.message_numbers import (
     MAN_KILL_SIGNALS,
     TASK_FAILED,
@@ -19,42 +17,39 @@ from libensemble.message_numbers import (
     WORKER_KILL,
     WORKER_KILL_ON_TIMEOUT,
 )
-from pydantic import ValidationError
 
 from balsam_exec.api.batch_jobs import BatchJob
 from balsam_exec.client.config import load_service
-from balsam_exec.client.lookups import explain
 from balsam_exec.client.service import Service
 from balsam_exec.executors.libensemble.allocations import revoke, submit_allocation
-from balsam_exec.executors.libensemble.apps import RegisteredApp, of_definition, of_executable, workdir_at
+from balsam_exec.executors.libensemble.apps import RegisteredApp, of_definition, of_executable
+from balsam_exec.executors.libensemble.draft import (
+    changed_environment,
+    for_definition,
+    for_executable,
+    job_spec,
+)
 from balsam_exec.executors.libensemble.reattach import reattach
 from balsam_exec.executors.libensemble.request import (
     Shape,
-    command_line,
-    inputs_of,
     launcher_options,
     mpi_prefix,
-    output_name,
     shape,
     transfers_of,
-    words_of,
 )
 from balsam_exec.executors.libensemble.session import Session, session_of
 from balsam_exec.executors.libensemble.story import TaskFuture
 from balsam_exec.executors.libensemble.task import BalsamTask, log
-from balsam_exec.executors.libensemble.worker import OfWorker, Worker
+from balsam_exec.executors.libensemble.worker import OfWorkers
 from balsam_exec.model.batch_jobs import JobMode
-from balsam_exec.model.errors import BalsamError
-from balsam_exec.model.jobs import STDOUT, JobSpec
+from balsam_exec.model.jobs import JobSpec
 
 #: How many tasks of an executable share a node unless `max_tasks_per_node` says otherwise: libEnsemble's workers decide
 #: how many there are.
 UNLIMITED = 1_000_000
-#: Variables that belong to this process rather than to what it runs.
-_OWN_VARIABLES = re.compile(r"PWD$|OLDPWD$|_$|BALSAM_|PMI|OMPI_|MPI_|HYDI?_")
 
 
-class BalsamExecutor(Executor):  # type: ignore[misc]
+class BalsamExecutor(OfWorkers):
     """Runs libEnsemble's tasks as jobs of Balsam, at any site of the service (seed 003).
 
     It is used as libEnsemble's other executors, from sim and gen functions, under comms local, threads, tcp and mpi.
@@ -71,11 +66,6 @@ class BalsamExecutor(Executor):  # type: ignore[misc]
         ConfigurationError: no service is given and none is configured.
     """
 
-    workerID = OfWorker("id")
-    manager_signal = OfWorker("signal")
-    gen_nprocs = OfWorker("num_procs")
-    gen_ngpus = OfWorker("num_gpus")
-
     def __init__(
         self, workflow_name: str = "libe_workflow", *, service: Service | None = None, site: Any = None
     ) -> None:
@@ -84,70 +74,17 @@ class BalsamExecutor(Executor):  # type: ignore[misc]
         self._service = service or load_service()
         self._site = getattr(site, "id", site)
         self._session: Session | None = None
-        self._worker = Worker()
         self._ignored: set[str] = set()
         self._environment = dict(os.environ)
         self.workflow_name = workflow_name
         self.allocations: list[BatchJob] = []
-        self.resources: Any = None
         super().__init__()
 
-    # --- as libEnsemble wants it
-
     def __getstate__(self) -> dict[str, Any]:
-        # What it was to its process stays there: connections, threads, the tasks it has submitted.
-        alien: dict[str, Any] = {
-            "_session": None,
-            "_worker": None,
-            "allocations": [],
-            "list_of_tasks": [],
-            "resources": None,
-        }
-        return {**self.__dict__, **alien}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._worker = Worker()
+        return {**super().__getstate__(), "_session": None, "allocations": []}
 
     def __repr__(self) -> str:
         return f"<BalsamExecutor {self.workflow_name!r} at {self._service.url}>"
-
-    def serial_setup(self) -> None:
-        """Nothing: apps are registered when `register_app` is called."""
-
-    def add_app(self, *args: Any) -> None:
-        """Nothing; for scripts of libEnsemble up to 1.5."""
-
-    def set_resources(self, resources: Any) -> None:
-        """libEnsemble's resources. They count for `auto_assign_gpus` alone: the site decides where jobs go."""
-        self.resources = resources
-
-    def set_gen_procs_gpus(self, libE_info: Mapping[str, Any]) -> None:
-        """What the generator wants for the present work: the `num_procs` and `num_gpus` of tasks that give none."""
-        self.gen_nprocs = libE_info.get("num_procs")
-        self.gen_ngpus = libE_info.get("num_gpus")
-
-    def set_worker_info(self, comm: Any = None, workerid: int | None = None) -> None:
-        self.workerID, self.comm = workerid, comm
-
-    def new_tasks_timing(self, datetime: bool = False) -> str:
-        """The timing of the tasks that this worker submitted since the last call, for libE_stats.txt."""
-        tasks, self._worker.unreported = self._worker.unreported, []
-        return "".join(f" Task {i}: {t.timer if datetime else t.timer.summary()}" for i, t in enumerate(tasks))
-
-    @property
-    def comm(self) -> Any:
-        return self._worker.comm
-
-    @comm.setter
-    def comm(self, value: Any) -> None:
-        if value is None and self._worker.comm is not None and self._session is not None:
-            self._session.flush()  # the worker's work is over, and from now on a signal may end its process
-        self._worker.comm = value
-
-    @comm.deleter
-    def comm(self) -> None:
-        self._worker.comm = None
 
     # --- apps and allocations
 
@@ -199,7 +136,7 @@ class BalsamExecutor(Executor):  # type: ignore[misc]
         project: str = "local",
         optional_params: Mapping[str, str] = {},
         filter_tags: Mapping[str, str] = {},
-        partitions: Any = (),
+        partitions: Sequence[Any] = [],
     ) -> BatchJob:
         """Ask a site for an allocation, in which its jobs run: a `BatchJob`, also in `allocations`.
 
@@ -325,11 +262,15 @@ class BalsamExecutor(Executor):  # type: ignore[misc]
         dry_run = bool(dry_run)
         if app.executable:
             self._ignore(workdir=workdir)
-            task = self._executable_task(app, app_args, stdout, stderr, env_script, dry_run, fields)
+            environment = changed_environment(self._environment)
+            task, own = for_executable(
+                self, self.workflow_name, app, app_args, stdout, stderr, env_script, environment, dry_run
+            )
         else:
             self._ignore(env_script=env_script)
-            task = self._app_task(app, app_args, stdout, stderr, workdir, dry_run, fields)
-        spec = _spec(app, task, fields)
+            task, own = for_definition(self, self.workflow_name, app, app_args, stdout, stderr, workdir, dry_run)
+        spec = job_spec(task, {**fields, **own})
+        task.tags = spec.tags
         task.runline = " ".join([*mpi_prefix(size, options), task.runline])
         if dry_run:
             log.info("Test (No submit) Runline: %s", task.runline)
@@ -386,11 +327,6 @@ class BalsamExecutor(Executor):  # type: ignore[misc]
             task.poll()
         return int(_STATUS.get(task.state, UNSET_TAG))
 
-    def manager_poll(self) -> Any:
-        """The manager's kill signal, if there is one; also in `manager_signal`."""
-        self.manager_signal = None
-        return None if self.comm is None else super().manager_poll()
-
     # --- insides
 
     @property
@@ -398,6 +334,10 @@ class BalsamExecutor(Executor):  # type: ignore[misc]
         """What this process has."""
         self._session = session_of(self._service, self.workflow_name, self._session)
         return self._session
+
+    def _leave(self) -> None:
+        if self._session is not None:
+            self._session.flush()
 
     def _app(self, app_name: str | None, calc_type: str | None) -> RegisteredApp:
         if app_name is None and calc_type is None:
@@ -427,78 +367,11 @@ class BalsamExecutor(Executor):  # type: ignore[misc]
         if num_gpus is None and not gpus_per_rank:
             num_gpus = self.gen_ngpus
             if num_gpus is None and auto_assign_gpus:
-                num_gpus = _gpus_of(self.resources)
+                num_gpus = self._worker_gpus()
         match = bool(match_procs_to_gpus) or bool(auto_assign_gpus and bare and self.gen_nprocs is None)
         if not num_procs and not match and not (num_nodes and procs_per_node):
             num_procs = self.gen_nprocs
         return shape(num_procs, num_nodes, procs_per_node, num_gpus, gpus_per_rank, match_procs_to_gpus=match)
-
-    def _executable_task(
-        self,
-        app: RegisteredApp,
-        app_args: Any,
-        stdout: str | None,
-        stderr: str | None,
-        env_script: str | None,
-        dry_run: bool,
-        fields: dict[str, Any],
-    ) -> BalsamTask:
-        """A task in the present directory, as with MPIExecutor."""
-        assert app.data is not None
-        here = os.getcwd()
-        task = BalsamTask(app, app_args, here, stdout, stderr, self.workerID, dry_run)
-        words = self._set_sim_dir_env(task, [*app.app_cmd.split(), *words_of(app_args)])
-        outputs = output_name(task.stdout, here), output_name(task.stderr, here)
-        if not dry_run:
-            self._check_app_exists(app)
-            for name in outputs:
-                Path(here, name).write_bytes(b"")  # a former run's, perhaps; the launcher appends
-            if env_script is not None:
-                words = self._process_env_script(task, words, env_script)
-        task.runline = " ".join(words)
-        variables = [f"{name}={value}" for name, value in {**self._changed_environment(), **task.env}.items()]
-        fields.update(
-            workdir=workdir_at(app.data, self.workflow_name, here),
-            stdout=outputs[0],
-            stderr="" if outputs[1] == outputs[0] else outputs[1],
-            parameters={"command": ["env", *variables, *words]},
-        )
-        return task
-
-    def _app_task(
-        self,
-        app: RegisteredApp,
-        app_args: Any,
-        stdout: str | None,
-        stderr: str | None,
-        workdir: str,
-        dry_run: bool,
-        fields: dict[str, Any],
-    ) -> BalsamTask:
-        stdout = stdout or STDOUT
-        task = BalsamTask(app, app_args, None, stdout, stderr or stdout, self.workerID, dry_run)
-        # Tasks of different processes may have the same name.
-        place = f"{self.workflow_name}/{workdir or f'{task.name}_{uuid.uuid4().hex[:8]}'}"
-        task.workdir = place if app.data is None else str(app.data / place)
-        try:
-            inputs = inputs_of(app, app_args)
-            task.runline = command_line(app.record, inputs.parameters)
-        except BalsamError as error:
-            raise ExecutorException(str(error)) from error
-        fields.update(
-            workdir=place,
-            stdout=stdout,
-            stderr=stderr or "",
-            parameters=inputs.parameters,
-            arguments=inputs.arguments,
-        )
-        return task
-
-    def _changed_environment(self) -> dict[str, str]:
-        """What user functions have set, and so mean for what they run."""
-        before = self._environment
-        changed = {name: value for name, value in os.environ.items() if before.get(name) != value}
-        return {name: value for name, value in changed.items() if not _OWN_VARIABLES.match(name)}
 
     def _launch(self, task: BalsamTask, spec: JobSpec, wait_on_start: bool | float | None) -> None:
         session = self._here
@@ -508,10 +381,6 @@ class BalsamExecutor(Executor):  # type: ignore[misc]
         if wait_on_start:
             task.wait_started(None if wait_on_start is True else float(wait_on_start))
 
-    def _note(self, task: BalsamTask) -> None:
-        self.list_of_tasks.append(task)
-        self._worker.unreported.append(task)
-
 
 _STATUS = {
     "FINISHED": WORKER_DONE,
@@ -519,19 +388,3 @@ _STATUS = {
     "FAILED_TO_START": TASK_FAILED_TO_START,
     "USER_KILLED": WORKER_KILL,
 }
-
-
-def _spec(app: RegisteredApp, task: BalsamTask, fields: Mapping[str, Any]) -> JobSpec:
-    noted = {"task": task.name, "app": app.name, "worker": task.workerID, "workdir": task.workdir}
-    try:
-        return JobSpec(app_id=app.record.id, data={"libe": noted}, **fields)
-    except ValidationError as error:
-        raise ExecutorException(explain(error)) from None
-
-
-def _gpus_of(resources: Any) -> int | None:
-    """The GPUs of this worker by libEnsemble's count."""
-    mine = getattr(resources, "worker_resources", None)
-    if mine is None or not mine.doihave_gpus():
-        return None
-    return int(mine.slot_count * mine.gpus_per_rset_per_node * mine.local_node_count)

@@ -85,6 +85,7 @@ def _task(record: JobRecord, app: RegisteredApp) -> BalsamTask:
     stderr = record.stderr or record.stdout
     task = BalsamTask(app, record.parameters, noted["workdir"], record.stdout, stderr, noted["worker"])
     task.name = noted["task"]
+    task.tags = record.tags
     task.ngpus_req = int(record.gpus_per_node)
     return task
 

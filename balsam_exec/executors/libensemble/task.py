@@ -53,6 +53,7 @@ class BalsamTask(Task):  # type: ignore[misc]
         self._engine: Engine | None = None
         self._session: Session | None = None
         self.error = ""
+        self.tags: dict[str, str] = {}
         self.finished = False
         self.total_time: float | None = None
         super().__init__(app, app_args, workdir, stdout, stderr, workerid, dry_run)
@@ -140,12 +141,15 @@ class BalsamTask(Task):  # type: ignore[misc]
         log.info("Killing task %s", self.name)
         future = self._followed()
         assert self._engine is not None
+        limit = max(KILL_SEC, wait_time or 0.0)
         try:
             self._engine.kill([future])
+            if future.job_id is None and not future.done() and self._engine.flush(limit):
+                self._engine.kill([future])  # it was on its way
         except BalsamError as error:
             log.error("task %s could not be killed: %s", self.name, error)
         else:
-            if not self.linger(max(KILL_SEC, wait_time or 0.0)):
+            if not self.linger(limit):
                 log.warning("the end of task %s (job %s) is ordered but not confirmed yet", self.name, self.job_id)
         self._update()
 
