@@ -22,6 +22,7 @@ from balsam_exec.server.notifications import listen
 from balsam_exec.server.reaper import Reaper
 from balsam_exec.server.routes import ROUTERS
 from balsam_exec.server.routes.http import answer, described, hoist
+from balsam_exec.server.service.leases import Drained
 from balsam_exec.server.service.runtime import Runtime
 from balsam_exec.server.store.database import Database
 
@@ -76,6 +77,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.runtime = runtime
+    app.state.drained = Drained(runtime.hub)
     app.state.authenticator = authenticator
     for router in ROUTERS:
         app.include_router(router)

@@ -292,3 +292,40 @@ def test_a_session_lives_while_its_long_poll_waits(processes: list[Http]) -> Non
     wanted = {"max_jobs": 1, "max_nodes": 1, "timeout": 3}
     assert http.ok("POST", f"/sessions/{session}/acquire", wanted) == {"jobs": []}
     http.ok("PUT", f"/sessions/{session}")
+
+
+def test_an_acquire_that_would_find_nothing_waits_for_work(processes: list[Http]) -> None:
+    campaign = Campaign(processes[0])
+    session = processes[0].ok("POST", "/sessions", {"site_id": campaign.site})["id"]
+    keys = iter(range(1000))
+
+    def acquire(http: Http, key: int, timeout: float = 30, **wanted: Any) -> list[int]:
+        body = {"max_jobs": 2, "max_nodes": 4, "timeout": timeout, **wanted}
+        headers = {"Idempotency-Key": str(key)}
+        found = http.ok("POST", f"/sessions/{session}/acquire", body, headers=headers)
+        return [job["id"] for job in found["jobs"]]
+
+    for http in (processes[0], processes[-1]):
+        assert acquire(http, next(keys), timeout=0.1) == []
+        started = threading.Event()
+        found: list[int] = []
+
+        def wait(http: Http = http, started: threading.Event = started, found: list[int] = found) -> None:
+            started.set()
+            found += acquire(http, 1000)
+
+        created: list[int] = []
+
+        def work(started: threading.Event = started, created: list[int] = created) -> None:
+            assert started.wait(DEADLINE)
+            created += campaign.create(1)
+
+        in_threads(wait, work)
+        assert found == created
+        assert acquire(http, 1000) == created  # its answer might have been lost
+        assert acquire(http, next(keys), timeout=0.1) == []
+        # Another demand is another question.
+        spec = {"app_id": campaign.app, "workdir": "w", "num_nodes": 8}
+        large = processes[0].ok("POST", "/jobs", [spec])[0]["id"]
+        assert acquire(http, next(keys), timeout=0.1) == []
+        assert acquire(http, next(keys), max_nodes=8) == [large]

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+from balsam_exec.model.sessions import AcquireRequest
 from balsam_exec.server import hub as hub_module
 from balsam_exec.server.hub import Hub
+from balsam_exec.server.service import leases
+from balsam_exec.server.service.leases import Asked, Drained
+from balsam_exec.server.service.unit import work_at
+from tests.server.world import World
 
 
 def published(*batches: list[str]) -> Hub:
@@ -42,3 +48,42 @@ def test_its_memory_is_bounded() -> None:
     hub = published(*([str(n)] for n in range(hub_module._REMEMBERED + 2)))
     assert not hub.quiet_since(1, ["x"])
     assert len(hub._published) < hub_module._REMEMBERED
+
+
+def test_who_drained_a_site_need_not_look_again(world: World) -> None:
+    hub = Hub()
+    drained = Drained(hub)
+    session, request = world.open(), AcquireRequest(max_jobs=3, max_nodes=1)
+    lease = world.write(leases.acquire, world.owner, session, request, "a")
+    drained.note(session, Asked.by(world.owner, request, "a"), hub.generation, lease)
+
+    def known(owner: int = world.owner, key: str = "b", **changes: Any) -> bool:
+        asked = Asked.by(owner, request.model_copy(update=changes), key)
+        return drained.known(session, asked) is not None
+
+    assert known()
+    assert known(max_jobs=7, timeout=9.0)
+    assert not known(owner=world.owner + 1)
+    assert not known(max_nodes=2)
+    assert not known(key="a")  # its answer was lost
+    assert drained.known(session + 1, Asked.by(world.owner, request, "b")) is None
+
+    async def publish() -> None:
+        hub.start()
+        hub.publish([work_at(world.site)])
+        await asyncio.sleep(0)
+
+    asyncio.run(publish())
+    assert not known()
+
+
+def test_what_left_something_is_not_drained(world: World) -> None:
+    world.create(*[world.spec()] * 3)
+    session = world.open()
+    taken = [
+        world.write(leases.acquire, world.owner, session, AcquireRequest(max_jobs=n, max_nodes=1), "a" * n)
+        for n in (2, 2)
+    ]
+    assert [(len(lease.jobs), lease.drained) for lease in taken] == [(2, False), (2, False)]  # the same two
+    last = world.write(leases.acquire, world.owner, session, AcquireRequest(max_jobs=2, max_nodes=1), "b")
+    assert (len(last.jobs), last.drained) == (1, True)

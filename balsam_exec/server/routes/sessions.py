@@ -83,9 +83,14 @@ async def acquire(request: Request, session_id: PathId, user: User, key: Key = N
     """
     wanted = await ACQUIRE.read(request)
     app = runtime(request)
+    drained = request.app.state.drained
+    asked = leases.Asked.by(user, wanted, key)
 
     async def attempt() -> leases.Lease:
-        return await app.write(leases.acquire, user, session_id, wanted, key)
+        generation = app.hub.generation
+        lease = await app.write(leases.acquire, user, session_id, wanted, key)
+        drained.note(session_id, asked, generation, lease)
+        return lease
 
     lease = await until_found(
         app.hub,
@@ -95,6 +100,7 @@ async def acquire(request: Request, session_id: PathId, user: User, key: Key = N
         topics=lambda lease: [work_at(lease.site_id)],
         at_least_every=lambda lease: lease.ttl_sec / 3,
         request=request,
+        known=drained.known(session_id, asked) if wanted.timeout else None,
     )
     return answer({"jobs": lease.jobs})
 

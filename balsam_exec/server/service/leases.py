@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from balsam_exec.model.errors import IllegalTransition, NotFound, StaleLease
 from balsam_exec.model.jobs import Result
 from balsam_exec.model.sessions import AcquireRequest, Heartbeat, Report
 from balsam_exec.model.states import RUNNABLE, Actor, JobState, check
+from balsam_exec.server.hub import Hub
 from balsam_exec.server.service.moves import Moves
-from balsam_exec.server.service.unit import Unit
+from balsam_exec.server.service.unit import Unit, work_at
 from balsam_exec.server.store import jobs as job_store
 from balsam_exec.server.store import leases as store
 from balsam_exec.server.store.jobs import JobRow
@@ -19,6 +20,8 @@ from balsam_exec.server.store.types import micros
 
 #: Bytes of arguments in one answer.
 BUDGET = 32 * 1024 * 1024
+#: Sessions of which is remembered that there was nothing more for them.
+_SESSIONS = 1000
 
 #: The states a job may have come to after a launcher reported the one on the left.
 _s = JobState
@@ -45,6 +48,42 @@ class Lease(NamedTuple):
     jobs: list[dict[str, Any]]
     site_id: int
     ttl_sec: float
+    drained: bool  #: there was no other job that fits
+
+
+class Asked(NamedTuple):
+    """What an acquire asks for, whatever the number, and the key of the call."""
+
+    owner_id: int
+    request: AcquireRequest
+    key: str | None
+
+    @classmethod
+    def by(cls, owner_id: int, request: AcquireRequest, key: str | None) -> Self:
+        return cls(owner_id, request.model_copy(update={"max_jobs": 1, "timeout": 0.0}), key)
+
+
+class Drained:
+    """The sessions whose last acquire took all there was: until more comes up, the next one need not even look."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._found: dict[int, tuple[Asked, int, Lease]] = {}
+
+    def note(self, session_id: int, asked: Asked, generation: int, lease: Lease) -> None:
+        """What an acquire gave that began at that generation of the hub."""
+        self._found.pop(session_id, None)
+        if lease.drained:
+            self._found[session_id] = asked, generation, lease._replace(jobs=[])
+            if len(self._found) > _SESSIONS:
+                del self._found[next(iter(self._found))]
+
+    def known(self, session_id: int, asked: Asked) -> Lease | None:
+        """The answer to an acquire that would find nothing; not to a call that is repeated, its answer was lost."""
+        before, generation, lease = self._found.get(session_id, (None, 0, None))
+        if before is None or lease is None or before[:2] != asked[:2] or before.key == asked.key:
+            return None
+        return lease if self._hub.quiet_since(generation, [work_at(lease.site_id)]) else None
 
 
 def judge(job: JobRow, report: Report, session_id: int) -> Verdict:
@@ -96,15 +135,15 @@ def acquire(unit: Unit, owner_id: int, session_id: int, request: AcquireRequest,
     """Lease what fits the request. With the key of the last call that gave something, the same is given again."""
     session = _living(unit, owner_id, session_id)
     if key is not None and session.acquire_key == key:
-        ids = session.acquired_ids or []
+        ids, drained = session.acquired_ids or [], False
     else:
-        ids = store.lease(unit.connection, session.site_id, session_id, request, BUDGET)
+        ids, drained = store.lease(unit.connection, session.site_id, session_id, request, BUDGET)
         if ids and key is not None:
             store.remember(unit.connection, session_id, key, ids)
     jobs = store.leased(unit.connection, session_id, ids) if ids else []
     for job in jobs:
         job["restarted"] = job.pop("state") == JobState.RESTART_READY
-    return Lease(jobs, session.site_id, session.ttl / 1_000_000)
+    return Lease(jobs, session.site_id, session.ttl / 1_000_000, drained)
 
 
 def report(unit: Unit, owner_id: int, session_id: int, reports: Sequence[Report]) -> None:

@@ -106,16 +106,21 @@ def _runnable(serial_only: bool, tags: tuple[tuple[str, str], ...]) -> Select[An
     return query
 
 
-def lease(connection: Connection, site_id: int, session_id: int, request: AcquireRequest, budget: int) -> list[int]:
-    """Lease the most urgent jobs that fit: at most `request.max_jobs`, and `budget` bytes of arguments."""
+def lease(
+    connection: Connection, site_id: int, session_id: int, request: AcquireRequest, budget: int
+) -> tuple[list[int], bool]:
+    """Lease the most urgent jobs that fit: at most `request.max_jobs`, and `budget` bytes of arguments.
+
+    Returns their ids, and whether there are no more.
+    """
     query, parameters = runnable(site_id, request)
-    ids = list(connection.execute(query, parameters).scalars())
+    found = ids = list(connection.execute(query, parameters).scalars())
     if not ids:
-        return []
+        return [], True
     if len(ids) * MAX_ENTITY > budget:
         ids = _within(budget, ids, dict(connection.execute(_SIZES, {"ids": ids}).all()))
     connection.execute(_LEASE, {"ids": ids, "session": session_id})
-    return ids
+    return ids, len(found) < request.max_jobs and len(ids) == len(found)
 
 
 def _within(budget: int, ids: Sequence[int], sizes: dict[int, int]) -> list[int]:
