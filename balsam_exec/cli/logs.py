@@ -63,8 +63,8 @@ def _print(files: JobFiles, job: JobRecord, path: str, position: int, *, must_ex
             if must_exist or position:
                 raise
             return 0
-        if not chunk.data:
-            return position
         sys.stdout.buffer.write(chunk.data)
         sys.stdout.buffer.flush()
         position += len(chunk.data)
+        if not chunk.data or position >= chunk.size:
+            return position

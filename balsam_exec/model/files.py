@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from balsam_exec.model.base import MAX_PAGE, Entity, Id, Record, Timestamp, Wire
 
-#: The most of a file that is read at once, in bytes.
+#: The most of a file of a job that is read at once, in bytes.
 MAX_CHUNK = 1024 * 1024
 DEFAULT_CHUNK = 64 * 1024
 

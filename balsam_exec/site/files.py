@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from balsam_exec.client.files import read_chunk
 from balsam_exec.client.service import Service
-from balsam_exec.model.errors import BalsamError, Forbidden, InvalidRequest, NotFound, ServiceUnavailable
+from balsam_exec.model.errors import Forbidden, InvalidRequest, NotFound, ServiceUnavailable
 from balsam_exec.model.files import FileAnswer, FileRequest, FileRequestQuery
 from balsam_exec.site.part import Part
 
@@ -64,8 +64,8 @@ class Files(Part):
                 log.debug("nobody waits for %s of job %d any more", request.path, request.job_id)
             except ServiceUnavailable as error:  # once it is back it asks again, if anybody still waits
                 log.warning("%s", error)
-            except BalsamError as error:
-                log.error("the service refuses %s of job %d: %s", request.path, request.job_id, error)
+            except Exception:
+                log.exception("%s of job %d cannot be answered", request.path, request.job_id)
                 continue  # it stays known, so as not to come back at once
             self._known.discard(request.id)
 

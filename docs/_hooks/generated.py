@@ -129,13 +129,13 @@ def server_settings() -> str:
 
 
 def limits() -> str:
-    from balsam_exec.model import base, jobs
+    from balsam_exec.model import base, files, jobs
 
     def size(value: int) -> str:
         return f"{value // 2**20} MiB" if value % 2**20 == 0 else f"{value:,}"
 
-    said = {**comments(base), **comments(jobs)}
-    found = {**vars(base), **vars(jobs)}
+    said = {**comments(base), **comments(jobs), **comments(files)}
+    found = {**vars(base), **vars(jobs), **vars(files)}
     rows = (
         [said[name], size(found[name])] for name in said if name.startswith("MAX_") and isinstance(found[name], int)
     )
