@@ -28,7 +28,7 @@ class JobState(StrEnum):
     RUN_TIMEOUT = "RUN_TIMEOUT"  #: its allocation ended first; the site runs `handle_timeout`
     RESTART_READY = "RESTART_READY"  #: runnable again
     FAILED = "FAILED"  #: failure, for good (unless a user restarts it)
-    USER_KILLED = "USER_KILLED"  #: cancelled by its owner, for good (unless restarted)
+    USER_KILLED = "USER_KILLED"  #: killed by its owner, and nothing of it is left; for good (unless restarted)
 
 
 class Actor(StrEnum):
