@@ -18,7 +18,6 @@ from parsl.executors.high_throughput.errors import WorkerLost
 from parsl.executors.status_handling import BlockProviderExecutor
 from parsl.jobs.states import TERMINAL_STATES, JobState, JobStatus
 from parsl.monitoring.radios.base import RadioConfig
-from parsl.monitoring.radios.filesystem import FilesystemRadio
 from parsl.serialize import deserialize, serialize
 from parsl.serialize.errors import SerializationError
 from parsl.utils import RepresentationMixin
@@ -33,6 +32,7 @@ from balsam_exec.executors.calls import Calls
 from balsam_exec.executors.engine import Engine
 from balsam_exec.executors.future import JobFuture
 from balsam_exec.executors.parsl.blocks import BatchJobProvider
+from balsam_exec.executors.parsl.radio import DirectoryRadio
 from balsam_exec.executors.parsl.resources import Request, translate
 from balsam_exec.executors.parsl.worker import ParslCall, TaskRaised
 from balsam_exec.executors.services import find_service, patience
@@ -168,7 +168,7 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
         self.directory = directory
         self.working_dir = working_dir
         self.storage_access = storage_access
-        self.remote_monitoring_radio = remote_monitoring_radio or FilesystemRadio()
+        self.remote_monitoring_radio = remote_monitoring_radio or DirectoryRadio()
         self._task_ids = itertools.count(1)
         self._started_blocks: list[str] = []  #: at `start`; Parsl has not asked for them yet
         self._deployment: Deployment | None = None
