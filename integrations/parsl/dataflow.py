@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sqlite3
 import sys
 import time
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -303,6 +305,16 @@ def configuration(run_dir: Path, service: Service | None) -> Config:
     )
 
 
+def load(config: Config) -> parsl.DataFlowKernel:
+    """Load Parsl. Ctrl-C waits so long, and never reaches the processes of its monitoring: without them it cannot end."""
+    resource_tracker.ensure_running()  # it unblocks the signal when it starts
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return parsl.load(config)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 # -- what is shown -----------------------------------------------------------------------------------------------
 
 
@@ -338,7 +350,7 @@ def campaign(name: str, plan: Plan, service: Service | None, console: Console) -
     run_dir = plan.directory / "runinfo"
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with (
-        parsl.load(configuration(run_dir, service)),
+        load(configuration(run_dir, service)),
         Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress,
     ):
         started = time.monotonic()

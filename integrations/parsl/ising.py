@@ -11,11 +11,12 @@ import json
 import math
 import random
 import sys
+from collections.abc import Sequence
 
 REFUSED = 2
 
 
-def sweep(spins: list[int], neighbours: list[tuple[int, ...]], bond: float, chance: random.Random) -> None:
+def sweep(spins: list[int], neighbours: Sequence[tuple[int, ...]], bond: float, chance: random.Random) -> None:
     """Flip clusters until as many spins have been flipped as there are."""
     flipped = 0
     while flipped < len(spins):
@@ -44,7 +45,7 @@ def main() -> int:
     rows = [site - site % size for site in range(count)]
     after = [(row + (site + 1) % size, (site + size) % count) for site, row in enumerate(rows)]
     before = [(row + (site - 1) % size, (site - size) % count) for site, row in enumerate(rows)]
-    neighbours = [(*a, *b) for a, b in zip(after, before, strict=True)]
+    neighbours = [a + b for a, b in zip(after, before, strict=True)]
     spins = [1] * count
     bond = 1 - math.exp(-2 / temperature)
     with open(series, "w") as file:
