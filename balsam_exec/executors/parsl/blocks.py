@@ -17,8 +17,8 @@ from balsam_exec.model.states import BATCH_JOB_ENDED, BatchJobState
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks of Parsl at its blocks.
-POLL_SEC = 5
+#: Seconds between two looks at the blocks, at least: Parsl has a period of its own (`strategy_period`).
+POLL_SEC = 1
 #: A launcher ends its tasks in time: so many seconds before the end of its block at most.
 _MARGIN_SEC = 60
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -13,7 +14,10 @@ from parsl.serialize import deserialize, serialize
 
 
 class TaskRaised(Exception):
-    """A task raised: (what, Parsl's wrapper of the exception serialized by Parsl)."""
+    """A task raised: (the traceback as text, Parsl's wrapper of the exception serialized by Parsl).
+
+    It has no `__cause__`: tblib, which Parsl uses, has that pickled too, and not all can be.
+    """
 
     @property
     def wrapper(self) -> bytes:
@@ -49,13 +53,20 @@ class ParslCall:
             failure = result
         except Exception:  # noqa: BLE001 whatever it is, it travels as Parsl has it
             failure = RemoteExceptionWrapper(*_current())
-        raise TaskRaised(f"the task raised {failure.e_type.__name__}", _pack(failure)) from failure.e_value
+        raise TaskRaised(_text(failure.e_value), _pack(failure))
 
     def _prepare(self) -> None:
         with suppress(OSError):  # it is not this machine's: the job's workdir it is
             os.chdir(self._directory)
         if self._monitored:
             os.environ["PARSL_WORKER_BLOCK_ID"] = os.environ.get("BALSAM_BATCH_JOB_ID", "")
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001 an exception whose own __str__ raises
+        return f"{type(error).__name__} (its text cannot be shown)"
 
 
 def _pack(failure: RemoteExceptionWrapper) -> bytes:
