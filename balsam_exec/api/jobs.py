@@ -211,7 +211,7 @@ class Job(Resource):
     node_packing_count: Field[int] = Field()
     wall_time_min: Field[int] = Field()
     launch_params: Field[dict[str, str]] = Field()
-    #: The files of the workdir that a command's output is appended to; stderr "" goes together with stdout.
+    #: The files of the workdir that its output is appended to; stderr "" goes together with stdout.
     stdout: Field[str] = Field()
     stderr: Field[str] = Field()
     batch_job_id: Field[int | None] = Field(read_only=True)

@@ -52,10 +52,9 @@ class CommandRunner:
         line = render(app.command_template, app.parameters, job.parameters, app.name)
         prefix = launch_prefix(job, environment)
         words = prefix + command_words(line, environment.get("PATH"))
-        names = [job.stdout] if job.stderr in ("", job.stdout) else [job.stderr, job.stdout]
         with ExitStack() as opened:
             descriptors, outputs = [], []
-            for name in names:
+            for name in outcomes.output_files(job):
                 descriptor = _open_output(workdir, name)
                 opened.callback(os.close, descriptor)
                 descriptors.append(descriptor)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 from balsam_exec.apps.payload import dump_exception
 from balsam_exec.launcher.events import Outcome
 from balsam_exec.model.errors import BalsamError
 from balsam_exec.model.jobs import Result
+from balsam_exec.model.sessions import LeasedJob
 from balsam_exec.model.states import JobState
 
 #: Of the output in an error, and of an error in an event, in bytes.
@@ -51,14 +53,18 @@ def command_ended(return_code: int, *outputs: tuple[Path, int]) -> Outcome:
     """
     if return_code == 0:
         return done(return_code=0)
-    said = next(filter(None, (tail(*output) for output in outputs)), "")
-    error = f"{how_it_ended(return_code)}\n{said}".strip()
+    error = f"{how_it_ended(return_code)}\n{_last_words(outputs)}".strip()
     return failed("exit", error, return_code)
 
 
-def worker_died(return_code: int, job_out: Path, start: int) -> Outcome:
-    error = f"the process that ran the job died: {how_it_ended(return_code)}\n{tail(job_out, start)}".strip()
+def worker_died(return_code: int, *outputs: tuple[Path, int]) -> Outcome:
+    error = f"the process that ran the job died: {how_it_ended(return_code)}\n{_last_words(outputs)}".strip()
     return failed("died", error, return_code)
+
+
+def output_files(job: LeasedJob) -> tuple[str, ...]:
+    """The files of the workdir that the job writes: of its stderr and its stdout; one where they go together."""
+    return (job.stdout,) if job.stderr in ("", job.stdout) else (job.stderr, job.stdout)
 
 
 def how_it_ended(return_code: int) -> str:
@@ -77,6 +83,10 @@ def size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def _last_words(outputs: Iterable[tuple[Path, int]]) -> str:
+    return next(filter(None, (tail(*output) for output in outputs)), "")
 
 
 def tail(path: Path, start: int = 0) -> str:

@@ -5,10 +5,10 @@
 Started by its path, maybe by an interpreter in which this package is not installed: standard library only, Python 3.8
 and up. FD is a socket to the launcher; it ends when that does. Each request is a pickled tuple,
 
-    ("app", DIGEST, PAYLOAD, ISOLATED) or ("call", DIGEST, ARGUMENTS, WORKDIR, ENVIRONMENT)
+    ("app", DIGEST, PAYLOAD, ISOLATED) or ("call", DIGEST, ARGUMENTS, WORKDIR, OUTPUTS, ENVIRONMENT)
 
 and only a call is answered, with one frame: its length, a status (below), a number, then bytes. Results never share a
-channel with what the app prints: stdout and stderr go to job.out in the job's workdir.
+channel with what the app prints: stdout and stderr go to files of the job's workdir.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RAISED = 1  #: number: bytes of the exception's payload (0: none); body: it, and
 BROKEN = 2  #: body: why app, arguments or result could not be loaded or serialized
 TOO_LARGE = 3  #: number: bytes of the result; the limit is less
 EXITED = 4  #: the app called sys.exit; number: the exit code, body: its message
-NO_WORKDIR = 5  #: body: why the workdir or job.out cannot be used
+NO_WORKDIR = 5  #: body: why the workdir or an output file cannot be used
 DIED = 6  #: the forked process of an isolated job died; number: its wait status
 
 #: Functions of calls kept loaded, and the largest that is.
@@ -104,25 +104,30 @@ class Surroundings:
         self._streams = sys.stdout, sys.stderr
         # The encoded variables behind os.environ: comparing them takes a microsecond, copying os.environ twenty.
         self._environ = dict(os.environ._data)  # type: ignore[attr-defined]
-        self._workdir = ""
-        self._job_out = -1
+        self._place: Any = None  # the workdir and output files that we are in
+        self._outputs: list[int] = []  # descriptors of the files of stderr and stdout, one where they go together
         self._flush_libc = _libc_flush()
 
-    def enter(self, workdir: str, environment: dict[str, str]) -> None:
+    def enter(self, workdir: str, outputs: tuple[str, ...], environment: dict[str, str]) -> None:
         try:
             os.chdir(workdir)
         except FileNotFoundError:
             os.makedirs(workdir, exist_ok=True)
             os.chdir(workdir)
-            self._workdir = ""
-        if workdir != self._workdir:
-            if self._job_out >= 0:
-                os.close(self._job_out)
-            self._job_out = os.open("job.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-            self._workdir = workdir
-        os.dup2(self._job_out, 1)
-        os.dup2(self._job_out, 2)
+            self._place = None
+        if self._place != (workdir, outputs):
+            self._place = None
+            while self._outputs:
+                os.close(self._outputs.pop())
+            for name in outputs:
+                self._outputs.append(_open_output(name))
+            self._place = workdir, outputs
+        self._redirect()
         os.environ.update(environment)
+
+    def _redirect(self) -> None:
+        os.dup2(self._outputs[-1], 1)
+        os.dup2(self._outputs[0], 2)
 
     def leave(self, environment: dict[str, str]) -> None:
         for name in environment:
@@ -136,8 +141,7 @@ class Surroundings:
                 continue
         self._flush_libc(None)
         if self._streams[0].closed or self._streams[1].closed:
-            os.dup2(self._job_out, 1)
-            os.dup2(self._job_out, 2)
+            self._redirect()
             self._streams = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
         sys.stdout, sys.stderr = self._streams
 
@@ -168,13 +172,15 @@ class Worker:
                 _, digest, payload, isolated = request
                 self._apps[digest] = App(self._codec, payload, isolated)
             else:
-                _, digest, arguments, workdir, environment = request
-                self._channel.sendall(self._call(self._apps[digest], arguments, workdir, environment))
+                _, digest, arguments, workdir, outputs, environment = request
+                self._channel.sendall(self._call(self._apps[digest], arguments, workdir, outputs, environment))
 
-    def _call(self, app: App, arguments: bytes, workdir: str, environment: dict[str, str]) -> bytes:
+    def _call(
+        self, app: App, arguments: bytes, workdir: str, outputs: tuple[str, ...], environment: dict[str, str]
+    ) -> bytes:
         pid = os.getpid()
         try:
-            self._surroundings.enter(workdir, environment)
+            self._surroundings.enter(workdir, outputs, environment)
         except OSError as exc:
             return answer(NO_WORKDIR, f"cannot use the job's workdir: {exc}")
         try:
@@ -240,6 +246,15 @@ class Worker:
 def answer(status: int, body: bytes | str, number: int = 0) -> bytes:
     data = body.encode("utf-8", "replace") if isinstance(body, str) else body
     return ANSWER.pack(len(data), status, number) + data
+
+
+def _open_output(name: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, 0o666)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(name), exist_ok=True)
+        return os.open(name, flags, 0o666)
 
 
 def _drop_own_frames(exc: BaseException) -> None:

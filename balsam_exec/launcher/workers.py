@@ -34,8 +34,7 @@ _CHUNK = 256 * 1024
 @dataclass(slots=True)
 class _Task:
     job_id: int
-    job_out: Path
-    start: int  #: of its output in job.out
+    outputs: list[tuple[Path, int]]  #: the files of its stderr and stdout, and where in them it begins
     outcome: Outcome | None = None  #: where it was told to end, and answered all the same
 
 
@@ -155,14 +154,14 @@ class PythonRunner:
             raise ConfigurationError("a Python app runs on one rank here: set num_nodes=1 and ranks_per_node=1")
         kind = (app.python_exe or sys.executable, frozenset(environment.items()))
         chosen = self._take(kind, app.digest)
-        job_out = workdir / "job.out"
-        chosen.task = _Task(job.id, job_out, outcomes.size(job_out))
+        files = outcomes.output_files(job)
+        chosen.task = _Task(job.id, [(path, outcomes.size(path)) for path in (workdir / name for name in files)])
         self._busy[job.id] = chosen
         if app.digest not in chosen.apps:
             chosen.apps.add(app.digest)
             chosen.send(("app", app.digest, app.payload, app.isolation is Isolation.PROCESS))
         variables = {"BALSAM_JOB_ID": str(job.id)}
-        chosen.send(("call", app.digest, job.arguments or _NO_ARGUMENTS, str(workdir), variables))
+        chosen.send(("call", app.digest, job.arguments or _NO_ARGUMENTS, str(workdir), files, variables))
 
     def kill(self, job_id: int, signum: signal.Signals) -> bool:
         """Signal the job's worker, and all it started; False if it is none of ours."""
@@ -221,7 +220,7 @@ class PythonRunner:
         return_code = dead.process.wait()
         if (task := dead.task) is not None:
             del self._busy[task.job_id]
-            outcome = task.outcome or outcomes.worker_died(return_code, task.job_out, task.start)
+            outcome = task.outcome or outcomes.worker_died(return_code, *task.outputs)
             self._reactor.emit(Ended(task.job_id, outcome))
 
     def _dismiss(self, unwanted: _Worker, patience: float = 0.0) -> None:
@@ -249,6 +248,6 @@ def _outcome(status: int, number: int, body: bytes, task: _Task) -> Outcome:
         case worker.NO_WORKDIR:
             return outcomes.failed("exit", text)
         case worker.DIED:
-            return outcomes.worker_died(os.waitstatus_to_exitcode(number), task.job_out, task.start)
+            return outcomes.worker_died(os.waitstatus_to_exitcode(number), *task.outputs)
         case _:
             return outcomes.refused(PayloadError(text))

@@ -63,7 +63,7 @@ class JobSpec(Resources):
     arguments: Entity | None = None
     parent_ids: list[Id] = []
     transfers: dict[str, str] = {}  #: slot -> "location:path"
-    stdout: Annotated[OutputFile, Field(min_length=1)] = STDOUT  #: commands only, as `stderr`
+    stdout: Annotated[OutputFile, Field(min_length=1)] = STDOUT  #: a file of the workdir
     stderr: OutputFile = ""  #: "": together with stdout
 
     _workdir = field_validator("workdir")(check_workdir)

@@ -461,3 +461,32 @@ def test_a_workdir_that_cannot_be_used_is_a_clear_error(bench: Bench) -> None:
     with pytest.raises(JobFailed, match=r"cannot use the job's workdir: .*Is a directory"):
         bench.run(abs, 1, workdir="w")
     assert bench.run(abs, -1) == 1
+
+
+def test_output_files_of_their_own(bench: Bench) -> None:
+    """Call after call in the same worker and workdir, each prints to its own files."""
+
+    def talk(word: str, fail: bool = False) -> None:
+        print("out", word, flush=True)
+        os.system(f"echo err {word} >&2")
+        if fail:
+            raise ValueError(word)
+
+    def die() -> None:
+        print("last words", file=sys.stderr, flush=True)
+        os._exit(7)
+
+    fields = {"workdir": "w"}
+    bench.run(talk, "together", **fields)
+    bench.run(talk, "apart", **fields, stdout="logs/o", stderr="logs/e")
+    with pytest.raises(ValueError, match="again"):
+        bench.run(talk, "again", True, **fields, stdout="logs/o", stderr="logs/e")
+    bench.run(talk, "once more", **fields)
+    workdir = bench.data / "w"
+    assert bench.output("w").splitlines() == ["out together", "err together", "out once more", "err once more"]
+    assert (workdir / "logs/o").read_text() == "out apart\nout again\n"
+    err = (workdir / "logs/e").read_text()
+    assert err.startswith("err apart\nerr again\nTraceback")
+    assert err.endswith("ValueError: again\n")
+    with pytest.raises(WorkerDied, match="exit code 7\nlast words"):
+        bench.run(die, **fields, stdout="quiet", stderr="logs/e")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from balsam_exec.model.errors import Conflict, Forbidden, NotFound, ParameterError
+from balsam_exec.model.errors import Conflict, Forbidden, NotFound
 from balsam_exec.model.files import FileAnswer, FileChunk, ReadRequest
 from balsam_exec.model.jobs import JobPatch, JobSpec
 from balsam_exec.server.service import files
@@ -57,15 +57,6 @@ def test_output_files_of_a_held_job_stay(world: World) -> None:
     _, [leased] = world.started(world.spec(command(world)))
     with pytest.raises(Conflict, match="stdout"):
         world.patch(leased["id"], stdout="x")
-
-
-def test_python_apps_print_to_job_out(world: World) -> None:
-    for fields in ({"stdout": "x"}, {"stderr": "x"}):
-        with pytest.raises(ParameterError, match=r"Plain is a Python app: it prints to job\.out"):
-            world.create(world.spec(**fields))
-    [job] = world.create()
-    with pytest.raises(ParameterError, match="Python app"):
-        world.patch(job, stderr="x")
 
 
 @pytest.mark.parametrize("wrong", ["/etc/x", "../x", "a/../b", "a/", ".", "a/.", "x" * 1001])

@@ -59,11 +59,6 @@ class AppTerms:
         elif parameters:
             raise ParameterError(f"{self.name} is a Python app: it takes (serialized) arguments, not parameters")
 
-    def check_outputs(self) -> None:
-        """Raise ParameterError unless a job may name its output files."""
-        if not self.is_command:
-            raise ParameterError(f"{self.name} is a Python app: it prints to {STDOUT}, stdout and stderr are fixed")
-
     def check_transfers(self, transfers: Mapping[str, str]) -> None:
         """Raise ParameterError unless every required slot is filled, none is unknown, and each location exists."""
         unknown = sorted(set(transfers) - set(self.slots))
@@ -119,8 +114,6 @@ def _check(specs: Sequence[JobSpec], terms: Mapping[int, AppTerms]) -> None:
         app = terms[spec.app_id]
         try:
             app.check_run(spec.parameters, spec.arguments)
-            if spec.stderr or spec.stdout != STDOUT:
-                app.check_outputs()
             if spec.transfers or app.slots:
                 app.check_transfers(spec.transfers)
         except ParameterError as error:

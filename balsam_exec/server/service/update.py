@@ -23,8 +23,6 @@ from balsam_exec.server.store.jobs import JobRow
 _PAYLOAD = frozenset({"workdir", "tags", "data", "parameters", "arguments", "launch_params", "stdout", "stderr"})
 #: Output files and their usual names, which are stored as NULL.
 _OUTPUTS = {"stdout": STDOUT, "stderr": ""}
-#: Fields that the app has a say in.
-_OF_THE_APP = frozenset({"parameters", "arguments", *_OUTPUTS})
 #: Fields that may change while a launcher holds the job.
 _ANY_TIME = frozenset({"tags", "data"})
 #: A job in one of these has not started, or is to start anew.
@@ -148,11 +146,9 @@ def _change_fields(unit: Unit, jobs: Sequence[JobRow], patch: JobPatch) -> None:
             raise Conflict(
                 f"a launcher holds job {held[0]}: {', '.join(fixed)} can change when it does not", job_ids=held[:100]
             )
-    if changes.keys() & _OF_THE_APP:
+    if patch.parameters is not None or patch.arguments is not None:
         for app in app_terms(unit, jobs[0].owner_id, {job.app_id for job in jobs}).values():
             app.check_run(patch.parameters, patch.arguments)
-            if changes.keys() & _OUTPUTS.keys():
-                app.check_outputs()
     ids = [job.id for job in jobs]
     payload = {key: value for key, value in changes.items() if key in _PAYLOAD}
     payload |= {key: None for key, usual in _OUTPUTS.items() if payload.get(key) == usual}
