@@ -27,7 +27,7 @@ class Story:
     state: JobState = JobState.CREATED
     started: float | None = None
     ended: float | None = None
-    lag: float = 0.0  #: how far our clock is ahead of the launcher's, and the time that news take
+    lag: float = 0.0  #: how far our clock is ahead of the launcher's, with the time that news take
     return_code: int | None = None
     error: str = ""
 
@@ -43,6 +43,8 @@ class Story:
             news.update(return_code=None, error="")
         elif state in (JobState.RUN_DONE, JobState.RUN_ERROR, JobState.RUN_TIMEOUT):
             news["ended"] = timestamp
+            if now is not None:  # news of the start may have taken longer
+                news["lag"] = min(self.lag, now - timestamp)
         elif state is JobState.RESTART_READY:
             news.update(started=None, ended=None)
         if "return_code" in data:
