@@ -69,7 +69,7 @@ class CommandRunner:
         command = self._commands.get(job_id)
         if command is None:
             return False
-        command.tree.tell(signum)
+        command.tree.tell(signum, job_id)
         return True
 
     def close(self) -> None:

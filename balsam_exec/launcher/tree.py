@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
+from pathlib import Path
 
 from balsam_exec.platform.processes import Process
 
@@ -18,16 +19,20 @@ class Tree:
         self._followers: set[Process] = set()  #: the living ones once it was told to end, wherever they go then
         self._warned: set[Process] = set()  #: those of them that were told, too
         self._told: signal.Signals | None = None
+        self._mark = b""  #: in the environment of what may have left it before it was told
         self.unasked = False  #: whether its leader had ended before it was told to
 
     @property
     def told(self) -> bool:
         return self._told is not None
 
-    def tell(self, signum: signal.Signals) -> None:
-        """Signal every process, each once. Looks through /proc, so it is for the rare case."""
+    def tell(self, signum: signal.Signals, job_id: int | None = None) -> None:
+        """Signal every process, each once; with those of the job that have no living parent in it and that our guardian
+        has adopted. Looks through /proc, so it is for the rare case."""
         if not self.told:
             self.unasked = Process.of(self._leader) is None
+        if job_id is not None:
+            self._mark = b"BALSAM_JOB_ID=%d" % job_id
         self._told = signum
         self._look()  # before its leader dies, for then its children are nobody's
         with suppress(PermissionError):
@@ -57,4 +62,17 @@ class Tree:
 
     def _look(self) -> None:
         leader = Process.of(self._leader) or Process(self._leader, 0)  # the latter: dead, and its number still ours
-        self._followers = set(leader.followers(self._followers))
+        known = self._followers | _adopted(self._mark) if self._mark else self._followers
+        self._followers = set(leader.followers(known))
+
+
+def _adopted(mark: bytes) -> set[Process]:
+    """What our guardian (guardian.py) has adopted and that started with this variable in its environment."""
+    guardian = os.getppid()
+    found: set[Process | None] = set()
+    with suppress(OSError):
+        for pid in map(int, Path(f"/proc/{guardian}/task/{guardian}/children").read_text().split()):
+            with suppress(OSError):
+                if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    found.add(Process.of(pid))
+    return {process for process in found if process is not None}

@@ -167,7 +167,7 @@ class PythonRunner:
         """Signal the job's worker, and all it started; False if it is none of ours."""
         found = self._busy.get(job_id)
         if found is not None:
-            found.tree.tell(signum)
+            found.tree.tell(signum, job_id)
         return found is not None
 
     def close(self, patience: float = 1.0) -> None:

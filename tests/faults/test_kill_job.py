@@ -80,12 +80,14 @@ def killed(job: Job) -> bool:
     return job.state is S.USER_KILLED
 
 
-DEAF = "trap '' TERM; echo $$; while :; do sleep 0.1; done"
+DEAF = 'trap "" TERM; echo $$; while :; do sleep 0.1; done'
 
 
 def test_a_shell_that_will_not_end_and_what_left_its_session(deployment: Deployment, allocation: BatchJob) -> None:
-    job = submit(f"trap '' TERM; echo $$; setsid bash -c \"{DEAF}\" & wait; wait; sleep 1000", "deaf")
-    pids = Told(deployment, job).pids(2)
+    """One with its parent in the job, one, a daemon, without."""
+    script = f"trap '' TERM; echo $$; setsid -f bash -c '{DEAF}'; setsid bash -c '{DEAF}' & sleep 1000; sleep 1000"
+    job = submit(script, "deaf")
+    pids = Told(deployment, job).pids(3)
     job.kill()
     job.kill()
     assert killed(job)

@@ -14,6 +14,7 @@ import pytest
 
 from balsam_exec.apps import payload
 from balsam_exec.launcher.events import Alive, Arrived, Delivered, Drain, Ended, Outcome, Send, Stale
+from balsam_exec.model.apps import Isolation
 from balsam_exec.model.jobs import Result
 from balsam_exec.model.states import JobState
 from tests.launcher.conftest import Running
@@ -173,8 +174,9 @@ def test_a_command_may_end_in_its_time_of_grace(service: FakeService, launch: La
     assert "checkpoint" in (tmp_path / "data/w/job.out").read_text()
 
 
+@pytest.mark.parametrize("isolation", Isolation)
 def test_a_call_and_what_it_started_are_gone_and_the_next_runs(
-    service: FakeService, launch: Launch, tmp_path: Path
+    service: FakeService, launch: Launch, tmp_path: Path, isolation: Isolation
 ) -> None:
     def loop() -> None:
         print(os.getpid(), flush=True)
@@ -183,7 +185,7 @@ def test_a_call_and_what_it_started_are_gone_and_the_next_runs(
             pass
 
     launch(cores=1)
-    app = service.add_app(hooks=["run"], payload=payload.call_app(1).payload)
+    app = service.add_app(hooks=["run"], payload=payload.call_app(1).payload, isolation=isolation)
     job_id = service.add_job(app, workdir="w", arguments=payload.dump_call(loop, (), {}))
     pids = running(service, job_id, tmp_path / "data/w/job.out", 2)
     service.order_kill(job_id)
