@@ -98,10 +98,12 @@ class Campaign(RuleBasedStateMachine):
             assert self.world.state(job_id) == S.USER_KILLED
 
     @precondition(lambda self: self.jobs)
-    @rule(indices=st.lists(st.integers(0, 100), max_size=4))
-    def kill(self, indices: list[int]) -> None:
-        ids = {self.jobs[index % len(self.jobs)] for index in indices}
-        held, before = self.world.held(), {job_id: S(self.world.state(job_id)) for job_id in ids}
+    @rule(indices=st.lists(st.integers(0, 100), min_size=1, max_size=4), of_held=st.booleans())
+    def kill(self, indices: list[int], of_held: bool) -> None:
+        held = self.world.held()
+        some = sorted(held) if of_held and held else self.jobs
+        ids = {some[index % len(some)] for index in indices}
+        before = {job_id: S(self.world.state(job_id)) for job_id in ids}
         answer = self.world.kill(*ids)
         assert set(answer["ordered"]) == ids & held.keys()
         assert set(answer["over"]) == {i for i, state in before.items() if state in TERMINAL - {S.USER_KILLED}}
@@ -196,6 +198,24 @@ class Campaign(RuleBasedStateMachine):
         ended = [job_id for job_id in self.jobs if self.world.state(job_id) in TERMINAL]
         if ended:
             self.world.patch(ended[index % len(ended)], state=S.RESTART_READY)
+
+    @precondition(lambda self: self.held)
+    @rule(index=st.integers(0, 5), ends=st.lists(st.sampled_from([*ENDS, S.USER_KILLED, S.RUNNING, None]), max_size=3))
+    def condemn(self, index: int, ends: list[S | None]) -> None:
+        """The owner kills what a launcher has just got, some of which starts or ends all the same."""
+        session, jobs = self.pick(index), []
+        with self.a_call_of(session):
+            jobs = self.world.acquire(session)
+            for job in jobs:
+                self.lease(session, job)
+        if not jobs:
+            return
+        assert self.world.kill(*(job["id"] for job in jobs))["ordered"] == sorted(job["id"] for job in jobs)
+        self.doomed.update(job["id"] for job in jobs)
+        for job, end in zip(jobs, ends, strict=False):
+            self.tell(session, job["id"], False, *([S.RUNNING, end] if end in ENDS else [end]))
+            state = S(self.world.state(job["id"]))
+            assert state in TERMINAL or end is S.RUNNING is state
 
     @precondition(lambda self: self.doomed)
     @rule(index=st.integers(0, 5), lost=st.booleans())
