@@ -227,7 +227,7 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
         Raises InvalidResourceSpecification, SerializationError, TooLarge, and what broke the executor.
         """
         if self._executor_exception is not None:
-            raise self._executor_exception
+            raise self._broken(self._executor_exception)
         spec = self._usual_spec
         if resource_specification:
             spec = self._spec_of(translate(resource_specification, self.max_workers_per_node))
@@ -274,7 +274,8 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
         """Cancel `blocks` blocks, the idle ones first; with a `max_idletime` only idle ones."""
         assert self._blocks is not None
         job_ids = self._open_blocks()
-        busy = self._blocks.busy(job_ids) if self.outstanding() and (len(job_ids) > blocks or max_idletime) else set()
+        choose = len(job_ids) > blocks or max_idletime is not None
+        busy = self._blocks.busy(job_ids) if choose and self.outstanding() else set()
         job_ids.sort(key=lambda job_id: job_id in busy)
         chosen = [job_id for job_id in job_ids[:blocks] if max_idletime is None or job_id not in busy]
         cancelled = self._filter_scale_in_ids(chosen, self._blocks.cancel(chosen))
@@ -328,7 +329,7 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
     def _abandon(self, reason: object) -> None:
         """Fail all futures, and have nothing run any more for them."""
         assert self._engine is not None
-        self._engine.fail_all(BadStateException(self, reason))  # type: ignore[no-untyped-call]
+        self._engine.fail_all(self._broken(reason))
         if self._deployment is not None:
             return  # it will take all with it
         try:
@@ -337,6 +338,9 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
             log.warning("what %s left could not be killed: %s", self.name, error)
         if self._blocks is not None:
             self._blocks.cancel(self._open_blocks())
+
+    def _broken(self, reason: object) -> BadStateException:
+        return BadStateException(self, reason)  # type: ignore[no-untyped-call]
 
     def _on_end(self) -> None:
         pass
