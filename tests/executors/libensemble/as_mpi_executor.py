@@ -21,7 +21,7 @@ class Ours(BalsamExecutor):
 
 
 if __name__ == "__main__":
-    libensemble.executors.MPIExecutor = libensemble.executors.mpi_executor.MPIExecutor = Ours  # type: ignore[misc]
+    libensemble.executors.MPIExecutor = libensemble.executors.mpi_executor.MPIExecutor = Ours
     del sys.argv[0]
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
     runpy.run_path(sys.argv[0], run_name="__main__")

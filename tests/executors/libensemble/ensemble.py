@@ -1,6 +1,6 @@
 """A small ensemble as users write them, run by the tests under each of libEnsemble's ways to have workers.
 
-    python ensemble.py MODE SITE_ID        or: mpiexec -n 4 python ensemble.py mpi SITE_ID
+    python ensemble.py MODE        or: mpiexec -n 4 python ensemble.py mpi
 
 Each sim evaluates x by two tasks, an ApplicationDefinition and an executable, and notes what it saw in an output field.
 """
@@ -57,7 +57,7 @@ def main(mode: str) -> None:
     comms = {"fork": "local", "spawn": "local", "manager": "local"}.get(mode, mode)
     if mode in ("fork", "spawn"):
         multiprocessing.set_start_method(mode)
-    executor = BalsamExecutor("squares")
+    executor = BalsamExecutor(f"squares-{mode}")
     executor.register_app(Square, app_name="square")
     executor.register_app(full_path="/bin/echo")
     persistent = mode == "manager"

@@ -9,7 +9,7 @@ import pytest
 from balsam_exec.api import BatchJobState, Client
 from balsam_exec.embedded import Deployment
 from balsam_exec.executors import BalsamExecutor
-from balsam_exec.executors.libensemble import allocations
+from balsam_exec.executors.libensemble import task as task_module
 from balsam_exec.model.errors import DoesNotExist
 from balsam_exec.model.sites import SiteSpec
 
@@ -45,7 +45,7 @@ def test_an_allocation_that_no_scheduler_has_seen(
     executor: BalsamExecutor, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = []
-    monkeypatch.setattr(allocations.log, "warning", lambda message, *args: said.append(message % args))
+    monkeypatch.setattr(task_module.log, "warning", lambda message, *args: said.append(message % args))
     site = deployment.service().create_site(SiteSpec(name=f"dead-{executor.workflow_name}"))
     allocation = executor.submit_allocation(site.id, 1, 10)
     started = time.monotonic()

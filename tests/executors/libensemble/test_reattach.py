@@ -55,6 +55,8 @@ def test_after_a_crash(executor: BalsamExecutor, deployment: Deployment, tmp_pat
     assert (done.state, done.errcode, done.finished) == ("FAILED", 4, True)
     assert done.name.startswith("libe_task_greet_worker3_")
     assert done.read_stdout() == "hello before\ncomplaint\n"
+    assert done.total_time is not None
+    assert done.submit_time is not None
     assert 0 < done.runtime <= done.total_time < 60
     assert started * 1000 - 5000 < done.submit_time < time.time() * 1000
 
