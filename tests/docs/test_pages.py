@@ -70,7 +70,7 @@ PAGES = {
 
 @pytest.mark.parametrize("page", PAGES)
 def test_page(page: str, tmp_path: Path, balsam_home: Path) -> None:
-    path = tmp_path / Path(page).with_suffix(".py").name
+    path = tmp_path / f"page_{Path(page).stem}.py"  # not the name of a module that the page imports
     path.write_text(PAGES[page])
     search = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": search, "PYTHONWARNINGS": "error"}
