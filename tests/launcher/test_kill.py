@@ -76,7 +76,10 @@ def test_an_order_is_about_one_lease() -> None:
     ship.step(order((1, 1)))
     ship.step(Arrived((job(1, epoch=2),)), order((1, 1)))
     assert ship.started() == [1]
+    ship.step(order((1, 1)))
     assert ship.kills() == []
+    ship.step(order((1, 2)))
+    assert ship.kills() == [(1, signal.SIGTERM)]
 
 
 @pytest.mark.parametrize(
