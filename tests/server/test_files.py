@@ -165,7 +165,7 @@ def ends(live: LiveService, tmp_path: Path) -> Iterator[tuple[Http, Http]]:
         other = live
         if live.database.startswith("postgresql"):
             other = stack.enter_context(LiveService(live.database, tmp_path))
-        yield Http(live), Http(other, token=live.token)
+        yield Http(live, timeout=90), Http(other, token=live.token, timeout=90)
 
 
 class Agent:
@@ -177,7 +177,7 @@ class Agent:
 
     def next(self, *known: int) -> dict[str, Any]:
         """The next request; fails if none comes."""
-        query = {"timeout": 30, "known": list(known)}
+        query = {"timeout": 60, "known": list(known)}
         [request] = self._http.ok("GET", f"/sites/{self._site}/file-requests", query=query)
         return dict(request)
 
@@ -235,19 +235,21 @@ def test_known_requests_do_not_wake_the_agent(ends: tuple[Http, Http]) -> None:
     agent = Agent(agent_http, campaign.site)
     [job] = campaign.create(1)
 
+    taken = threading.Event()
+
     def work() -> None:
         first = agent.next()
+        taken.set()
         second = agent.next(first["id"])
         assert second["path"] == "second"
         agent.answer(second, chunk=CHUNK)
         agent.answer(first, chunk=CHUNK)
 
     def use(path: str) -> None:
-        assert asker("POST", f"/jobs/{job}/read", {"path": path}).status == 200
+        assert asker("POST", f"/jobs/{job}/read", {"path": path, "timeout": 60}).status == 200
 
     def use_second() -> None:
-        query = {"known": []}
-        wait_until(lambda: asker.ok("GET", f"/sites/{campaign.site}/file-requests", query=query), 30, "the first")
+        assert taken.wait(60)
         use("second")
 
     in_threads(work, lambda: use("first"), use_second)
