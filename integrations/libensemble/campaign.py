@@ -45,7 +45,7 @@ class Heat(ApplicationDefinition):
 
 
 def compiled(source: str) -> str:
-    """The path of the mini-app, made from its source where it is to run, by the compiler and for the MPI of that machine.
+    """The path of the mini-app, made from its source where it is to run, by that machine's compiler and MPI.
 
     Raises RuntimeError if there are none.
     """

@@ -29,10 +29,15 @@ def elsewhere(home: Path, cores: int) -> Iterator[Credentials]:
     with Deployment.start(home, temporary=True) as deployment:
         give_cores(deployment, cores)
         service = deployment.service()
-        # As at a real site elsewhere, nobody finds its directory on this machine.
-        service.patch_site(deployment.site_id, SitePatch(path="/elsewhere", hostname="elsewhere.example.org"))
         token = service.create_token(TokenSpec(name="campaign"))
-        yield Credentials(url=deployment.url, token=SecretStr(token.token), site=deployment.site)
+        site = service.site(deployment.site_id)
+        # As with a site elsewhere, nobody finds its directory on this machine.
+        service.patch_site(site.id, SitePatch(path="/elsewhere", hostname="elsewhere.example.org"))
+        try:
+            yield Credentials(url=deployment.url, token=SecretStr(token.token), site=site.name)
+        finally:
+            service.patch_site(site.id, SitePatch(path=site.path, hostname=site.hostname))
+            service.revoke_token(token.id)
 
 
 def main() -> int:
