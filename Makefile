@@ -10,10 +10,10 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-lowest test-parsl bench bench-peers docs format install-hooks clean
+.PHONY: help demo check test test-lowest test-libensemble test-parsl bench bench-peers docs format install-hooks clean
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME) ## Run a real campaign on this machine, from nothing, and clean up
 	@$(BIN)/python integrations/demo/campaign.py
@@ -30,6 +30,9 @@ test: $(DEV) ## Run every test, on SQLite and on a PostgreSQL of its own
 
 test-lowest: .venv-lowest/.dev-installed ## Run the tests with the lowest versions that pyproject.toml allows
 	.venv-lowest/bin/pytest -n $(WORKERS) -p no:cacheprovider $(ARGS)
+
+test-libensemble: $(DEV) ## Run libEnsemble's own tests of its MPIExecutor on our executor
+	BALSAM_TEST_FETCH=1 $(BIN)/pytest -n $(WORKERS) tests/executors/libensemble/test_strangers.py $(ARGS)
 
 test-parsl: .venv-parsl/.installed ## Run Parsl's own test suite on our executor
 	.venv-parsl/bin/python integrations/parsl/suite.py $(ARGS)
