@@ -106,12 +106,12 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 
-def run_peer(script: str, *arguments: object) -> dict[str, Any]:
+def run_peer(script: str, *arguments: object, python: str | Path = PEERS_PYTHON) -> dict[str, Any]:
     """Run benchmarks/peers/SCRIPT.py in the peers' own environment; it prints one JSON object as its last line."""
-    if not PEERS_PYTHON.exists():
+    if not Path(python).exists():
         raise SystemExit("the peers are not installed: run `make bench-peers` first")
-    command = [PEERS_PYTHON, ROOT / "benchmarks/peers" / f"{script}.py", *map(str, arguments)]
-    environment = {**os.environ, "PATH": f"{PEERS_PYTHON.parent}:{os.environ['PATH']}"}
+    command = [python, ROOT / "benchmarks/peers" / f"{script}.py", *map(str, arguments)]
+    environment = {**os.environ, "PATH": f"{Path(python).parent}:{os.environ['PATH']}"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"{script} failed:\n{done.stderr}")
