@@ -376,7 +376,7 @@ class Engine:
             try:
                 return call()
             except ServiceUnavailable as error:
-                if time.monotonic() >= give_up:
+                if self._broken is not None or time.monotonic() >= give_up:
                     raise
                 log.warning("%s; trying again", error)
                 with self._changed:

@@ -283,3 +283,15 @@ def test_submit_after_close_and_after_the_end(service: FakeService, engine: Engi
     engine.fail_all(ServiceUnavailable("gone"))
     with pytest.raises(ServiceUnavailable, match="gone"):
         engine.submit(GOOD)
+
+
+def test_giving_up_is_no_news_of_the_service(service: FakeService, caplog: pytest.LogCaptureFixture) -> None:
+    engine = Engine(service, {}, load_result, NoAllocation(), lambda: None)
+    future = engine.submit(GOOD)
+    with service.changed:
+        assert service.changed.wait_for(lambda: service.following, timeout=30)
+    engine.close()
+    engine.fail_all(RuntimeError("enough"))  # closes the connection on which the follower waits
+    engine.join()
+    assert isinstance(future.exception(timeout=30), RuntimeError)
+    assert caplog.messages == []
