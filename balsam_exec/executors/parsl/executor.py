@@ -37,7 +37,7 @@ from balsam_exec.executors.parsl.resources import Request, translate
 from balsam_exec.executors.parsl.worker import ParslCall, TaskRaised
 from balsam_exec.executors.services import find_service, patience
 from balsam_exec.model.batch_jobs import BatchJobSpec
-from balsam_exec.model.errors import BalsamError, JobFailed, WorkerDied
+from balsam_exec.model.errors import BalsamError, JobFailed, JobTimeout, WorkerDied
 from balsam_exec.model.events import FeedEvent
 from balsam_exec.model.jobs import JobSpec, Result
 from balsam_exec.model.queries import JobQuery
@@ -78,7 +78,10 @@ class TaskFuture(JobFuture):
         if event.to_state == State.RUN_TIMEOUT and not self._lost:
             # The site would run it again; whether to is up to Parsl.
             self._lost = str(event.data.get("error", "")) or "its block ended"
-            self._engine.kill([self])
+            try:
+                self._engine.kill([self])
+            except BalsamError as error:
+                log.warning("job %s runs again, since it could not be killed: %s", self.job_id, error)
 
     def _kill(self) -> None:
         if self._lost and not self.done():
@@ -357,6 +360,6 @@ def load(result: Result) -> Any:
         return deserialize(load_result(result))
     except TaskRaised as raised:
         wrapper = raised.wrapper
-    except WorkerDied as died:
+    except (WorkerDied, JobTimeout) as died:
         raise TaskLost(died.message) from died
     raise deserialize(wrapper).get_exception()
