@@ -19,9 +19,9 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -305,12 +305,18 @@ def configuration(run_dir: Path, service: Service | None) -> Config:
     )
 
 
-def load(config: Config) -> parsl.DataFlowKernel:
-    """Load Parsl. Ctrl-C waits so long, and never reaches the processes of its monitoring: without them it cannot end."""
-    resource_tracker.ensure_running()  # it unblocks the signal when it starts
+@contextmanager
+def loaded(config: Config) -> Iterator[None]:
+    """Parsl under this configuration, cleaned up in the end.
+
+    Ctrl-C waits until Parsl has started, and never reaches the processes of its monitoring: it cannot end without.
+    """
+    resource_tracker.ensure_running()  # it lets the signal through once it has started
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return parsl.load(config)
+        with parsl.load(config):
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -350,7 +356,7 @@ def campaign(name: str, plan: Plan, service: Service | None, console: Console) -
     run_dir = plan.directory / "runinfo"
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with (
-        load(configuration(run_dir, service)),
+        loaded(configuration(run_dir, service)),
         Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress,
     ):
         started = time.monotonic()
