@@ -276,7 +276,7 @@ class Job(Resource):
         """Kill it, unless it has ended; again it does no harm. Raises DoesNotExist.
 
         What waits is USER_KILLED at once, and never runs. All processes of what runs are told to end (SIGTERM, a moment
-        later SIGKILL); it is USER_KILLED when nothing is left of them, unless it came to its end before. `result` waits.
+        later SIGKILL); it is USER_KILLED when nothing is left of them, unless it ended before. `result` waits.
         """
         job_id = self._saved_id()
         found = self._own_client.service.kill_jobs([job_id])

@@ -81,8 +81,8 @@ class Process:
             self.wait(timeout)
 
     def followers(self, known: Iterable[Process] = ()) -> list[Process]:
-        """The living processes that it started, they started and so on, and all others of the session that it leads or
-        led; not itself. What was started by a process that has ended is missed, unless it is of the session or, with all
+        """The living processes that it started, they started and so on, and all others of the session it leads or led;
+        not itself. What was started by a process that has ended is missed, unless it is of the session or, with all
         that it started, `known`.
 
         The kernel gives a pid to nobody else while a session bears its number.
