@@ -13,6 +13,9 @@ from parsl.dataflow.dflow import DataFlowKernel
 from parsl.executors.base import ParslExecutor
 
 from balsam_exec.embedded import Deployment
+from balsam_exec.executors import BalsamParslExecutor
+from balsam_exec.executors.parsl.executor import TAG
+from balsam_exec.model.jobs import JobRecord
 
 Load = Callable[..., DataFlowKernel]
 
@@ -30,3 +33,8 @@ def load(deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     yield load
     if parsl.DataFlowKernelLoader._dfk is not None:
         parsl.dfk().cleanup()
+
+
+def jobs(deployment: Deployment, executor: BalsamParslExecutor) -> list[JobRecord]:
+    """Those of the executor."""
+    return deployment.service().jobs(tags={TAG: executor.name}, limit=1000).results
