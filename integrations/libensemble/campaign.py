@@ -204,7 +204,7 @@ def report_errors(main: Any) -> int:
     """The exit code of `main`; what goes wrong outside of this program is told in a line."""
     try:
         return int(main())
-    except (BalsamError, RuntimeError) as error:
+    except (BalsamError, RuntimeError, TimeoutError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -89,7 +89,7 @@ static void measure(const Slab *s, const double *u, double found[1 + PROBES]) {
 
 static int cool(const double now[], const double first[]) {
     for (int p = 1; p <= PROBES; p++)
-        if (!(now[p] < COOL * first[p])) return 0;
+        if (!(fabs(now[p]) < COOL * first[p])) return 0; /* nor is what diverges */
     return 1;
 }
 

@@ -55,4 +55,5 @@ def propose(points: plate.Array, values: plate.Array, target: plate.Array, rando
     near = best + random.normal(size=(CANDIDATES, 2)) * 10 ** random.uniform(*DISTANCES, (CANDIDATES, 1))
     candidates = np.vstack([random.uniform(size=(CANDIDATES, 2)), np.clip(near, 0, 1)])
     drawn = Surrogate(points, values).draw(candidates, random)
-    return candidates[np.argmin(((drawn - target) ** 2).sum(1))]
+    chosen: plate.Array = candidates[np.argmin(((drawn - target) ** 2).sum(1))]
+    return chosen

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import plate
-from libensemble.executors.executor import Executor, Task, TimeoutExpired
-from libensemble.message_numbers import MAN_KILL_SIGNALS, TASK_FAILED, WORKER_DONE, WORKER_KILL_ON_ERR
+from libensemble.executors.executor import TimeoutExpired
+from libensemble.message_numbers import TASK_FAILED, WORKER_DONE, WORKER_KILL, WORKER_KILL_ON_ERR
 
 #: Seconds between looks at what a running mini-app has written.
 LOOK_EVERY = 0.1
@@ -54,31 +54,33 @@ def heat_sim(H: Any, persis_info: Any, sim_specs: dict[str, Any], libE_info: dic
     return H_o, persis_info, calc_status
 
 
-def watch(task: Task, executor: Executor) -> int:
+def watch(task: Any, executor: Any) -> int:
     """Wait for the end of the task, or end it: when the manager says so, and when it diverges. The calc status."""
-    while not task.finished:
-        signal = executor.manager_poll()
-        if signal in MAN_KILL_SIGNALS:
-            task.kill()
-            return int(signal)
+    reason = None
+    while not task.finished and not reason:
         with suppress(TimeoutExpired):
             task.wait(timeout=LOOK_EVERY)
-        if diverges(read_history(task)):
-            if not task.finished:
-                task.kill()
-            return WORKER_KILL_ON_ERR if task.state == "USER_KILLED" else TASK_FAILED
-    return WORKER_DONE if task.state == "FINISHED" else TASK_FAILED
+        reason = WORKER_KILL_ON_ERR if diverges(read_history(task)) else executor.manager_poll()
+    if not task.finished:
+        task.kill()
+    if task.state == "USER_KILLED":
+        return int(reason or WORKER_KILL)
+    return int(TASK_FAILED if task.state != "FINISHED" or diverges(read_history(task)) else WORKER_DONE)
 
 
 def diverges(history: plate.Array) -> bool:
     """Whether energy came from nowhere: heat conduction only ever loses it."""
     energy = history[:, ENERGY]
-    return not (energy[1:] <= energy[:-1]).all()  # not so for NaN either
+    return not bool((energy[1:] <= energy[:-1]).all())  # not so for NaN either
 
 
-def read_history(task: Task) -> plate.Array:
-    """What the mini-app has written so far, a row for each time; its last line may be half written."""
+def read_history(task: Any) -> plate.Array:
+    """What the mini-app has written so far, a row for each time.
+
+    Its last line may be half written. Where it was started again, because its allocation had ended, it begins anew.
+    """
     if not task.stdout_exists():
         return np.empty((0, 5))
-    lines = task.read_stdout().split("\n")[:-1]
-    return np.array([line.split() for line in lines if not line.startswith("#")], dtype=float).reshape(-1, 5)
+    _, _, text = task.read_stdout().rpartition("#")
+    lines = text.split("\n")[1:-1]  # without the headings
+    return np.array([line.split() for line in lines], dtype=float).reshape(-1, 5)

@@ -33,9 +33,11 @@ class Surrogate:
         deviations = random.multivariate_normal(
             np.zeros(len(at)), covariance, size=len(self._scales), method="eigh", check_valid="ignore"
         )
-        return self._centre + across @ self._weights + deviations.T * self._scales
+        drawn: Array = self._centre + across @ self._weights + deviations.T * self._scales
+        return drawn
 
 
 def kernel(a: Array, b: Array) -> Array:
     """The covariance between places."""
-    return np.exp(-((a[:, None] - b[None]) ** 2).sum(-1) / (2 * LENGTH**2))
+    apart = ((a[:, None] - b[None]) ** 2).sum(-1)
+    return np.asarray(np.exp(-apart / (2 * LENGTH**2)))

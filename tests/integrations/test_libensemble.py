@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +23,7 @@ from balsam_exec.model.states import BatchJobState, JobState
 from tests.support.processes import MARKER, Leftover, marked_processes, wait_gone, wait_until
 
 FOLDER = Path(__file__).parents[2] / "integrations" / "libensemble"
-SMALL = ("--sims", "14", "--cells", "96")
+SMALL = ("--sims", "16", "--cells", "112", "--patience", "2.5")
 
 #: Seconds that a campaign has, which takes ten on a quiet machine.
 DEADLINE = 240
@@ -140,7 +141,7 @@ def test_the_remote_campaign_finds_it_too_and_touches_nothing_there(tmp_path: Pa
 
 @pytest.mark.parametrize("sign", ["heat/compile", "heat/sim0002"], ids=["while it compiles", "while it runs"])
 def test_ctrl_c_leaves_nothing_running(tmp_path: Path, sign: str) -> None:
-    campaign = start("campaign.py", tmp_path / "run", "--sims", "1000", "--cells", "96")
+    campaign = start("campaign.py", tmp_path / "run", "--sims", "1000", "--cells", "112")
     data = tmp_path / "run" / "balsam" / "site" / "data"
     wait_until(lambda: (data / sign).exists() or campaign.poll() is not None, timeout=60, what=sign)
     os.killpg(campaign.pid, signal.SIGINT)  # as a terminal does
@@ -209,8 +210,10 @@ def test_the_mini_app_solves_the_heat_equation_whatever_the_ranks(
 
 def test_the_mini_app_diverges_when_the_step_is_too_long(heat: Path, part: Callable[[str], ModuleType]) -> None:
     plate, simf = part("plate"), part("heat_simf")
-    task = Written(run_heat(heat, 2, 1, 1, 64, plate.time_step(64), 0.1))
-    assert simf.diverges(simf.read_history(task))
+    task = Written(run_heat(heat, 2, 1, 1, 112, plate.time_step(112), 0.1))
+    history = simf.read_history(task)
+    assert simf.diverges(history)
+    assert len(history) > 19  # it goes on to the end, even if all probes happen to be far below zero
     assert not simf.diverges(simf.read_history(Written(run_heat(heat, 2, 0.9, 0.4, 64, plate.time_step(64), 0.1))))
 
 
@@ -236,9 +239,19 @@ class Written:
 
 @pytest.mark.parametrize(
     ("text", "rows"),
-    [("", 0), ("# time", 0), ("# time energy\n", 0), ("#\n0 1 1 1 1\n", 1), ("#\n0 1 1 1 1\n1 0.5 0.", 1)],
+    [
+        ("", 0),
+        ("# time", 0),
+        ("# time energy\n", 0),
+        ("#\n0 1 1 1 1\n", 1),
+        ("#\n0 1 1 1 1\n1 0.5 0.", 1),
+        ("#\n0 1 1 1 1\n1 0.5 0.5 0.5 0.5\n#\n0 1 1 1 1\n", 1),
+    ],
+    ids=["nothing", "half a heading", "heading", "row", "half a row", "second start"],
 )
-def test_half_written_lines_are_not_read(part: Callable[[str], ModuleType], text: str, rows: int) -> None:
+def test_the_rows_of_the_last_start_are_read_without_half_a_line(
+    part: Callable[[str], ModuleType], text: str, rows: int
+) -> None:
     assert part("heat_simf").read_history(Written(text)).shape == (rows, 5)
 
 
@@ -251,3 +264,70 @@ def test_the_surrogate_knows_what_it_was_told_and_doubts_the_rest(part: Callable
     spread = draws.std(0)
     assert draws.mean(0)[:4] == pytest.approx(values, abs=0.01)
     assert spread[:4].max() < 0.01 < spread[4].min()
+
+
+def test_the_generator_needs_few_runs(part: Callable[[str], ModuleType]) -> None:
+    random, target = np.random.default_rng(0), np.array([0.3, 0.8])
+
+    def run(points: Any) -> Any:
+        return np.log(0.1 + points @ np.array([[1.0, 4.0, 0.0], [1.0, 1.0, 1.0]]))
+
+    points = np.array([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]])
+    for _ in range(10):
+        points = np.vstack([points, part("heat_genf").propose(points, run(points), run(target), random)])
+    assert np.abs(points - target).max(1).min() < 0.01
+
+
+def runs(completed: int, running: list[float]) -> Any:
+    """A history of so many runs that took 10 s, and others that have run for so many seconds."""
+    fields = [("sim_started", bool), ("sim_ended", bool), ("cancel_requested", bool), ("f", float)]
+    H = np.zeros(completed + len(running) + 1, dtype=[*fields, ("sim_started_time", float), ("sim_ended_time", float)])
+    H["sim_started"][:-1] = True
+    H["sim_started_time"] = time.time() - np.array([30.0] * completed + [*running, 0.0])
+    H["sim_ended"][:completed] = True
+    H["sim_ended_time"][:completed] = H["sim_started_time"][:completed] + 10
+    return H
+
+
+def allocate(part: Callable[[str], ModuleType], H: Any) -> tuple[Any, ...]:
+    user = {"user": {"async_return": True, "patience": 3.0}}
+    busy = {"sim_max_given": True}
+    found: tuple[Any, ...] = part("heat_allocf").only_persistent_gens_in_time([], H, {}, {}, user, {}, busy)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("completed", "cancelled"), [(3, [False, False, False, False, True, False]), (2, [False] * 5)], ids=["3", "2"]
+)
+def test_what_takes_too_long_is_cancelled_once_it_is_known_what_is_long(
+    part: Callable[[str], ModuleType], completed: int, cancelled: list[bool]
+) -> None:
+    H = runs(completed, [20.0, 40.0])
+    assert allocate(part, H)[:2] == ({}, {})
+    assert H["cancel_requested"].tolist() == cancelled
+
+
+@pytest.mark.parametrize("running", [[1.0], []])
+def test_an_interrupt_cancels_all_and_ends_when_nothing_runs(
+    part: Callable[[str], ModuleType], running: list[float]
+) -> None:
+    H = runs(1, running)
+    part("heat_allocf").interrupted.set()
+    assert allocate(part, H) == ({}, {}, int(not running))
+    assert H["cancel_requested"].tolist() == [False] + [True] * (len(running) + 1)
+
+
+def test_plots_are_left_out_where_they_cannot_be(
+    part: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    campaign, plate = part("campaign"), part("plate")
+    fields = [("sim_id", int), ("sim_ended", bool), ("k", float, 2), ("f", float), ("times", float, 9), ("status", int)]
+    H = np.array([(0, True, plate.TRUE, 0.0, plate.measured(), COMPLETED)], dtype=fields)
+    monkeypatch.setattr(campaign, "find_spec", lambda name: None)
+    campaign.show(H, tmp_path, campaign.Console())
+    campaign.show(H[:0], tmp_path, campaign.Console())
+    assert capsys.readouterr().out.count("No plots: pip install matplotlib") == 1
+    assert list(tmp_path.iterdir()) == []
