@@ -29,7 +29,7 @@ from libensemble.specs import AllocSpecs, ExitCriteria, GenSpecs, LibeSpecs, Sim
 from report import Bar, Outcomes, plot, table
 from rich.console import Console
 
-from balsam_exec import ApplicationDefinition, Site
+from balsam_exec import ApplicationDefinition
 from balsam_exec.embedded import Deployment
 from balsam_exec.executors import BalsamExecutor
 from balsam_exec.model.errors import BalsamError
@@ -120,8 +120,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """The campaign, on the configured service, at the site of the apps. The exit code."""
     executor = BalsamExecutor(workflow_name="heat")
     executor.register_app(Heat, app_name="heat")
-    site = Site.objects.get(name=Heat.site)
-    allocation = executor.submit_allocation(site_id=site.id, num_nodes=1, wall_time_min=120)
+    allocation = executor.submit_allocation(site_id=Heat.site, num_nodes=1, wall_time_min=120)
     started = time.monotonic()
     try:
         heat = compiled(SOURCE.read_text())
