@@ -250,8 +250,9 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
         """End what runs, give the blocks back, and stop a temporary deployment."""
         if self._engine is not None:
             self._engine.close()
-            self._abandon("it was shut down")
-            self._engine.join()
+            self._engine.fail_all(self._broken("it was shut down"))
+            self._engine.join()  # what was on its way to the service is there now
+            self._withdraw()
             self._stop_deployment()
         super().shutdown()
 
@@ -288,18 +289,16 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
         """Look at the blocks; bring one back if all have ended for want of work and now there is some."""
         super().poll_facade()
         states = {status.state for status in self._status.values()}
-        if (
-            self.outstanding()
-            and not self.bad_state_is_set
-            and JobState.COMPLETED in states
-            and states <= set(TERMINAL_STATES)
-        ):
+        all_idled = JobState.COMPLETED in states and states <= set(TERMINAL_STATES)
+        if all_idled and self.outstanding() and not self.bad_state_is_set:
             self.scale_out_facade(max(1, self.min_blocks))
 
     def set_bad_state_and_fail_all(self, exception: Exception) -> None:
         if not self.bad_state_is_set:  # it is told at every look
             super().set_bad_state_and_fail_all(exception)
-            self._abandon(exception)
+            assert self._engine is not None
+            self._engine.fail_all(self._broken(exception))
+            self._withdraw()
 
     def _get_launch_command(self, block_id: str) -> str:
         return ""  # the site knows how to start its launcher
@@ -329,10 +328,8 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
 
     # -- the end ---------------------------------------------------------------------------------------------
 
-    def _abandon(self, reason: object) -> None:
-        """Fail all futures, and have nothing run any more for them."""
-        assert self._engine is not None
-        self._engine.fail_all(self._broken(reason))
+    def _withdraw(self) -> None:
+        """Have nothing run any more at the site."""
         if self._deployment is not None:
             return  # it will take all with it
         try:
