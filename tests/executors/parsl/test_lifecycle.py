@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -224,13 +225,13 @@ if __name__ == "__main__":
 """
 
 
-def run_script(code: str, directory: Path, *arguments: str) -> str:
+def run_script(code: str, directory: Path, *arguments: str, returncode: int = 0) -> str:
     """What it prints."""
     script = directory / "script.py"
     script.write_text(code)
     command = [sys.executable, str(script), *arguments]
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=90, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == returncode, done.stderr
     return done.stdout
 
 
@@ -275,6 +276,29 @@ def test_monitoring_has_blocks_and_tasks(deployment: Deployment, tmp_path: Path)
         assert running
         assert hostname
         assert ("exec_done",) in connection.execute("SELECT task_status_name FROM status").fetchall()
+
+
+ABANDONED = """
+import os
+import signal
+import parsl
+from balsam_exec.executors import BalsamParslExecutor
+
+@parsl.python_app
+def block():
+    import os
+    return os.environ["BALSAM_BATCH_JOB_ID"]
+
+if __name__ == "__main__":
+    parsl.load(parsl.Config(executors=[BalsamParslExecutor(idle_ttl_sec=1)], usage_tracking=0))
+    print(block().result(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_blocks_of_a_program_that_was_killed_end(deployment: Deployment, tmp_path: Path) -> None:
+    batch_job = int(run_script(ABANDONED, tmp_path, returncode=-signal.SIGKILL))
+    until(lambda: deployment.service().batch_job(batch_job).state in BATCH_JOB_ENDED, "end of the block")
 
 
 def test_config_takes_it() -> None:
