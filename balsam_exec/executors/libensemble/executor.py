@@ -101,8 +101,8 @@ class BalsamExecutor(OfWorkers):
         """Register an ApplicationDefinition, at its site; or an executable of this machine, given by its path.
 
         An executable runs as with libEnsemble's MPIExecutor: in the working directory of whoever submits it, with
-        the environment variables that were set there, its stdout and stderr in files. Its site is the executor's, and
-        has to be on this machine.
+        the environment variables that were set there since the executor was made (they are part of the job), its
+        stdout and stderr in files. Its site is the executor's, and has to be on this machine.
 
         Args:
             BalsamApp: the class, or a path.

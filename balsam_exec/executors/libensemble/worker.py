@@ -58,7 +58,7 @@ class OfWorkers(Executor):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         # To a spawned worker. What the executor is to this process stays here.
-        return {**self.__dict__, "_worker": None, "list_of_tasks": [], "resources": None}
+        return {**self.__dict__, "_worker": None, "list_of_tasks": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

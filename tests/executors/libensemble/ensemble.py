@@ -1,6 +1,8 @@
 """A small ensemble as users write them, run by the tests under each of libEnsemble's ways to have workers.
 
-    python ensemble.py MODE        or: mpiexec -n 4 python ensemble.py mpi
+    python ensemble.py fork|spawn|forkserver|threads|manager
+    mpiexec -n 4 python ensemble.py mpi
+    python ensemble.py --comms tcp --nworkers 3
 
 Each sim evaluates x by two tasks, an ApplicationDefinition and an executable, and notes what it saw in an output field.
 """
@@ -11,6 +13,7 @@ import multiprocessing
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from libensemble import Ensemble
@@ -19,6 +22,7 @@ from libensemble.gen_funcs.persistent_sampling import persistent_uniform
 from libensemble.gen_funcs.sampling import latin_hypercube_sample
 from libensemble.message_numbers import TASK_FAILED, WORKER_DONE
 from libensemble.specs import AllocSpecs, ExitCriteria, GenSpecs, LibeSpecs, SimSpecs
+from libensemble.tools import parse_args
 
 from balsam_exec.api import ApplicationDefinition
 from balsam_exec.executors import BalsamExecutor
@@ -54,23 +58,27 @@ def evaluate(H, persis_info, sim_specs, libE_info):  # type: ignore[no-untyped-d
 
 
 def main(mode: str) -> None:
-    comms = {"fork": "local", "spawn": "local", "manager": "local"}.get(mode, mode)
-    if mode in ("fork", "spawn"):
+    comms = mode if mode in ("threads", "mpi", "tcp") else "local"
+    if mode in ("fork", "spawn", "forkserver"):
         multiprocessing.set_start_method(mode)
     executor = BalsamExecutor(f"squares-{mode}")
     executor.register_app(Square, app_name="square")
     executor.register_app(full_path="/bin/echo")
     persistent = mode == "manager"
+    workers: dict[str, Any] = {"comms": comms, "nworkers": WORKERS}
+    manager = True
+    if mode == "tcp":  # each worker is this script, called by libEnsemble with options of its own
+        _, manager, workers, _ = parse_args()
+    elif mode == "mpi":
+        del workers["nworkers"]
     specs = LibeSpecs(
-        comms=comms,
+        **workers,
         gen_on_manager=persistent,
         sim_dirs_make=mode != "threads",  # they change the working directory, which threads share
         use_workflow_dir=False,
         disable_resource_manager=True,
         stats_fmt={"task_timing": True},
     )
-    if comms != "mpi":
-        specs.nworkers = WORKERS
     bounds = {"lb": np.array([-3.0]), "ub": np.array([3.0])}
     if persistent:
         gen = GenSpecs(
@@ -93,7 +101,7 @@ def main(mode: str) -> None:
         executor=executor,
     )
     ensemble.add_random_streams()
-    manager = comms != "mpi" or ensemble.is_manager
+    manager = ensemble.is_manager if mode == "mpi" else manager
     allocation = executor.submit_allocation(None, 1, 10) if manager else None
     H, _, flag = ensemble.run()
     if allocation is None:
@@ -110,4 +118,4 @@ def main(mode: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main("tcp" if sys.argv[1].startswith("--") else sys.argv[1])

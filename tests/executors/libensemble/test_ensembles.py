@@ -45,9 +45,10 @@ def finish(ensemble: subprocess.Popen[str]) -> str:
     return out
 
 
-@pytest.mark.parametrize("mode", ["fork", "spawn", "threads", "mpi", "manager"])
+@pytest.mark.parametrize("mode", ["fork", "spawn", "forkserver", "threads", "mpi", "tcp", "manager"])
 def test_workers_of_all_kinds(mode: str, deployment: Deployment, tmp_path: Path) -> None:
-    assert "ensemble done" in finish(start("ensemble.py", mode, cwd=tmp_path, ranks=4 if mode == "mpi" else 0))
+    arguments = ["--comms", "tcp", "--nworkers", "3"] if mode == "tcp" else [mode]
+    assert "ensemble done" in finish(start("ensemble.py", *arguments, cwd=tmp_path, ranks=4 if mode == "mpi" else 0))
     service = deployment.service()
     states = service.job_states(tags={"libe": f"squares-{mode}"})
     assert [(item.state, item.count) for item in states if item.count] == [(JobState.JOB_FINISHED, 18)]
