@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import time
@@ -75,7 +76,7 @@ def compiled(source: str) -> str:
 
 
 def ensemble(executor: BalsamExecutor, heat: str, options: argparse.Namespace, bar: Bar) -> Ensemble:
-    """The ensemble, as libEnsemble knows it."""
+    """The ensemble, as libEnsemble knows it; `heat` is the path of the mini-app."""
     found = Ensemble(
         executor=executor,
         libE_specs=LibeSpecs(
@@ -84,7 +85,7 @@ def ensemble(executor: BalsamExecutor, heat: str, options: argparse.Namespace, b
             gen_on_manager=True,
             kill_canceled_sims=True,
             use_workflow_dir=True,
-            workflow_dir_path=options.directory.absolute(),
+            workflow_dir_path=options.directory,
             reuse_output_dir=True,
             stats_fmt={"task_timing": True},
             live_data=bar,
@@ -95,6 +96,7 @@ def ensemble(executor: BalsamExecutor, heat: str, options: argparse.Namespace, b
             outputs=[("f", float), ("times", float, (plate.READINGS,)), ("status", int), ("job", int)],
             user={
                 "heat": heat,
+                "workdir": f"run{executor.allocations[-1].id}",
                 "cells": options.cells,
                 "num_procs": options.ranks,
                 "max_tasks_per_node": options.workers,
@@ -144,7 +146,7 @@ def show(H: Any, directory: Path, console: Console) -> None:
     if len(outcomes.completed):
         console.print(table(outcomes))
         if find_spec("matplotlib"):
-            console.print("Plots:", *plot(H, outcomes, directory))
+            console.print("Plots:", *plot(H, outcomes, directory), soft_wrap=True)
         else:
             console.print("No plots: pip install matplotlib")
     console.print(outcomes)
@@ -172,7 +174,7 @@ def interruptible() -> Iterator[None]:
 
 def parser(description: str | None, directory: str) -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--directory", type=Path, default=Path(directory), help="where everything is kept")
+    found.add_argument("--directory", type=absolute, default=directory, help="where everything is kept")
     found.add_argument("--sims", type=int, default=40, help="runs of the mini-app")
     found.add_argument("--workers", type=int, default=2, help="runs at a time")
     found.add_argument("--ranks", type=int, default=2, help="MPI ranks of each run")
@@ -184,17 +186,28 @@ def parser(description: str | None, directory: str) -> argparse.ArgumentParser:
     return found
 
 
+def absolute(path: str) -> Path:
+    return Path(path).absolute()
+
+
 def give_cores(deployment: Deployment, cores: int) -> None:
     """Have allocations count so many cores on this machine: ranks then share them, rather than wait for each other."""
     settings = deployment.home / "site" / "settings.yml"
-    settings.write_text(settings.read_text().replace("cores: null", f"cores: {cores}"))
+    settings.write_text(re.sub("^cores:.*$", f"cores: {cores}", settings.read_text(), flags=re.MULTILINE))
+
+
+def use(home: Path) -> None:
+    """Let this program find the service and the credentials of `home`, and no others."""
+    os.environ["BALSAM_HOME"] = str(home)
+    for name in ("BALSAM_URL", "BALSAM_TOKEN", "BALSAM_SITE"):
+        os.environ.pop(name, None)
 
 
 def main() -> int:
     options = parser(__doc__, "heat-run").parse_args()
     console = Console()
     with Deployment.start(options.directory / "balsam", temporary=True) as deployment:
-        os.environ["BALSAM_HOME"] = str(deployment.home)
+        use(deployment.home)
         give_cores(deployment, options.workers * options.ranks)
         return run(options, console)
 

@@ -37,7 +37,7 @@ def heat_sim(H: Any, persis_info: Any, sim_specs: dict[str, Any], libE_info: dic
         },
         num_procs=user["num_procs"],
         max_tasks_per_node=user["max_tasks_per_node"],
-        workdir=f"sim{libE_info['H_rows'][0]:04}",
+        workdir=f"{user['workdir']}/sim{libE_info['H_rows'][0]:04}",
         stdout="heat.out",
         stderr="heat.err",
     )

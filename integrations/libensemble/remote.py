@@ -7,13 +7,12 @@ into their directories.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from campaign import Heat, give_cores, parser, report_errors, run
+from campaign import Heat, give_cores, parser, report_errors, run, use
 from pydantic import SecretStr
 from rich.console import Console
 
@@ -48,7 +47,7 @@ def main() -> int:
     if options.site is not None:
         Heat.site = options.site
         return run(options, console)
-    os.environ["BALSAM_HOME"] = str(options.directory / "home")
+    use(options.directory / "home")
     with elsewhere(options.directory / "elsewhere", options.workers * options.ranks) as credentials:
         save_credentials(credentials)
         return run(options, console)

@@ -134,12 +134,12 @@ def test_the_remote_campaign_finds_it_too_and_touches_nothing_there(tmp_path: Pa
     assert {line.split()[1] for line in spied.read_text().splitlines()} == {str(site / "settings.yml")}
     H = history(tmp_path / "run")
     check_findings(H)
-    assert (site / "data" / "heat" / "sim0000" / "heat.out").exists()
+    assert (site / "data" / "heat" / "run1" / "sim0000" / "heat.out").exists()
     with Deployment.start(tmp_path / "run" / "elsewhere", temporary=True) as deployment:
         check_jobs(deployment.service(), H)
 
 
-@pytest.mark.parametrize("sign", ["heat/compile", "heat/sim0002"], ids=["while it compiles", "while it runs"])
+@pytest.mark.parametrize("sign", ["heat/compile", "heat/run1/sim0002"], ids=["while it compiles", "while it runs"])
 def test_ctrl_c_leaves_nothing_running(tmp_path: Path, sign: str) -> None:
     campaign = start("campaign.py", tmp_path / "run", "--sims", "1000", "--cells", "112")
     data = tmp_path / "run" / "balsam" / "site" / "data"
@@ -152,7 +152,7 @@ def test_ctrl_c_leaves_nothing_running(tmp_path: Path, sign: str) -> None:
     assert left() == []
     with Deployment.start(tmp_path / "run" / "balsam", temporary=True) as deployment:
         service = deployment.service()
-        runs = [job for job in all_jobs(service).values() if job.workdir.startswith("heat/sim")]
+        runs = [job for job in all_jobs(service).values() if job.workdir.startswith("heat/run1")]
         assert {job.state for job in runs} <= {JobState.JOB_FINISHED, JobState.USER_KILLED}
         assert allocation_states(service) == [BatchJobState.FINISHED]
 
