@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -137,6 +138,15 @@ def status_of(record: BatchJobRecord | None) -> JobStatus:
     else:
         state = JobState.COMPLETED if exit_code == 0 else JobState.FAILED
     return JobStatus(state, message, exit_code)
+
+
+def to_bring_back(tasks: int, slots: int, parallelism: float, *, alive: int, idled: int, limit: int) -> int:
+    """How many of the `idled` blocks, which ended for want of work, are wanted again now that there are `tasks`.
+
+    A block has `slots` for tasks; the measure is that of Parsl's strategies, of which "none" would leave it at that.
+    """
+    wanted = max(1, math.ceil(tasks * parallelism / slots)) if tasks else 0
+    return max(0, min(wanted - alive, limit - alive, idled))
 
 
 def _was_used_up(record: BatchJobRecord) -> bool:

@@ -31,7 +31,7 @@ from balsam_exec.executors.allocation import NoAllocation
 from balsam_exec.executors.calls import Calls
 from balsam_exec.executors.engine import Engine
 from balsam_exec.executors.future import JobFuture
-from balsam_exec.executors.parsl.blocks import BatchJobProvider
+from balsam_exec.executors.parsl.blocks import BatchJobProvider, to_bring_back
 from balsam_exec.executors.parsl.radio import DirectoryRadio
 from balsam_exec.executors.parsl.resources import Request, translate
 from balsam_exec.executors.parsl.worker import ParslCall, TaskRaised
@@ -174,6 +174,7 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
         self.remote_monitoring_radio = remote_monitoring_radio or DirectoryRadio()
         self._task_ids = itertools.count(1)
         self._started_blocks: list[str] = []  #: at `start`; Parsl has not asked for them yet
+        self._brought_back = 0  #: blocks, in place of others that ended for want of work
         self._deployment: Deployment | None = None
         self._engine: Engine | None = None
 
@@ -286,12 +287,22 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
         return [self.job_ids_to_block[job_id] for job_id in cancelled]
 
     def poll_facade(self) -> None:
-        """Look at the blocks; bring one back if all have ended for want of work and now there is some."""
+        """Look at the blocks; bring back those that ended for want of work, as far as there is some again."""
         super().poll_facade()
-        states = {status.state for status in self._status.values()}
-        all_idled = JobState.COMPLETED in states and states <= set(TERMINAL_STATES)
-        if all_idled and self.outstanding() and not self.bad_state_is_set:
-            self.scale_out_facade(max(1, self.min_blocks))
+        if self.bad_state_is_set:
+            return
+        idled = sum(status.state is JobState.COMPLETED for status in self._status.values())
+        back = to_bring_back(
+            self.outstanding(),
+            self.workers_per_node * self.nodes_per_block,
+            self.parallelism,
+            alive=len(self._open_blocks()),
+            idled=idled - self._brought_back,
+            limit=max(self.init_blocks, self.max_blocks),
+        )
+        if back:
+            self._brought_back += back
+            self.scale_out_facade(back)
 
     def set_bad_state_and_fail_all(self, exception: Exception) -> None:
         if not self.bad_state_is_set:  # it is told at every look

@@ -10,7 +10,7 @@ import pytest
 from parsl.jobs.states import JobState
 
 from balsam_exec.client.service import Service
-from balsam_exec.executors.parsl.blocks import BatchJobProvider, status_of
+from balsam_exec.executors.parsl.blocks import BatchJobProvider, status_of, to_bring_back
 from balsam_exec.model.base import Page, now
 from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord, BatchJobSpec
 from balsam_exec.model.errors import Conflict, ServiceUnavailable
@@ -159,3 +159,25 @@ def test_not_before_the_start() -> None:
     made = BatchJobProvider(init_blocks=1, min_blocks=0, max_blocks=1, nodes_per_block=1, parallelism=1)
     with pytest.raises(RuntimeError, match="not started"):
         made.submit("", 1)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "parallelism", "alive", "idled", "limit", "back"),
+    [
+        (0, 1, 0, 4, 4, 0),  # no work
+        (1, 1, 0, 4, 4, 1),
+        (9, 1, 1, 3, 4, 2),
+        (99, 1, 1, 3, 4, 3),
+        (99, 1, 1, 2, 4, 2),  # no more than have idled
+        (99, 1, 3, 3, 4, 1),  # a strategy was faster
+        (99, 1, 5, 3, 4, 0),
+        (99, 0, 0, 4, 4, 1),
+        (8, 0.5, 0, 4, 4, 1),
+        (9, 0.5, 0, 4, 4, 2),
+        (4, 1, 1, 3, 4, 0),  # the one that lives has room for them
+    ],
+)
+def test_what_idled_comes_back_as_far_as_there_is_work(
+    tasks: int, parallelism: float, alive: int, idled: int, limit: int, back: int
+) -> None:
+    assert to_bring_back(tasks, 4, parallelism, alive=alive, idled=idled, limit=limit) == back
