@@ -100,6 +100,9 @@ def test_the_campaign_finds_the_plate(tmp_path: Path) -> None:
         assert (tmp_path / "run" / plot).read_bytes().startswith(b"\x89PNG")
     H = history(tmp_path / "run")
     check_findings(H)
+    log = (tmp_path / "run" / "ensemble.log").read_text()
+    assert "(USER_KILLED)\n" in log
+    assert "BAD TERMINATION" not in log  # what mpiexec says of ranks that were killed
     with Deployment.start(tmp_path / "run" / "balsam", temporary=True) as deployment:
         check_jobs(deployment.service(), H)
 

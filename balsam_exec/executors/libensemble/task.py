@@ -226,7 +226,8 @@ class BalsamTask(Task):  # type: ignore[misc]
         self._time(story)
         self.finished = over
         if over:
-            why = f": {self.error}" if self.error else ""
+            # What was killed on purpose says nothing of interest with its last breath.
+            why = f": {self.error}" if self.error and self.state != "USER_KILLED" else ""
             log.info("Task %s finished with errcode %s (%s)%s", self.name, self.errcode, self.state, why)
 
     def _time(self, story: Story) -> None:
