@@ -24,7 +24,7 @@ def evaluate(H, persis_info, sim_specs, libE_info):  # type: ignore[no-untyped-d
     executor = libE_info["executor"]
     x = int(H["x"][0])
     known = executor.reattach(tags={"x": str(x)})
-    command = ["-c", f"sleep 3; echo {x * x}"]
+    command = ["-c", f"while [ ! -e go ]; do sleep 0.05; done; echo {x * x}"]
     task = (
         known[0] if known else executor.submit(app_name="sh", app_args=command, stdout=f"{x}.out", tags={"x": str(x)})
     )

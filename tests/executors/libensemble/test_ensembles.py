@@ -78,5 +78,6 @@ def test_a_restart_goes_on_with_the_tasks_there_are(deployment: Deployment, tmp_
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     again = start("restart.py", name, cwd=tmp_path)
+    (tmp_path / "go").touch()
     assert "ensemble done" in finish(again)
     assert service.count_jobs(tags={"libe": name}) == 3

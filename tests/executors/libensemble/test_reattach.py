@@ -61,7 +61,7 @@ def test_after_a_crash(executor: BalsamExecutor, deployment: Deployment, tmp_pat
     assert started * 1000 - 5000 < done.submit_time < time.time() * 1000
 
     assert executor.polling_loop(running) == WORKER_DONE
-    assert running.runtime == pytest.approx(1, abs=0.5)
+    assert running.runtime >= 0.99
     assert running.total_time is not None
     assert running.total_time >= running.runtime
     assert running.workdir == str(tmp_path)

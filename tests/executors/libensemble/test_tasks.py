@@ -199,17 +199,17 @@ def test_what_the_service_refuses_fails_to_start_and_nothing_else_does(
 
 
 def test_waiting(executor: BalsamExecutor) -> None:
-    task = executor.submit("gen", app_args="0.4", wait_on_start=True)
+    task = executor.submit("gen", app_args="2", wait_on_start=True)
     assert (task.state, task.running(), task.done()) == ("RUNNING", True, False)
     started = time.monotonic()
     for timeout in (0, 0.05):
         with pytest.raises(TimeoutExpired) as raised:
             task.wait(timeout)
         assert (raised.value.task, raised.value.timeout) == (task.name, timeout)
-    assert 0.05 <= time.monotonic() - started < 0.4
+    assert 0.05 <= time.monotonic() - started < 2
     assert not task.finished
     task.wait(DEADLINE)
-    assert task.runtime == pytest.approx(0.4, abs=0.3)
+    assert task.runtime >= 1.99
 
 
 def test_waiting_for_a_start_that_does_not_come(executor: BalsamExecutor) -> None:
