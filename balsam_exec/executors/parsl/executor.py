@@ -19,7 +19,7 @@ from parsl.executors.status_handling import BlockProviderExecutor
 from parsl.jobs.states import TERMINAL_STATES, JobState, JobStatus
 from parsl.monitoring.radios.base import RadioConfig
 from parsl.serialize import deserialize, serialize
-from parsl.serialize.errors import SerializationError
+from parsl.serialize.errors import DeserializationError, SerializationError
 from parsl.utils import RepresentationMixin
 
 from balsam_exec.apps.payload import dump_call_arguments, dump_function, load_result
@@ -367,7 +367,16 @@ def load(result: Result) -> Any:
     try:
         return deserialize(load_result(result))
     except TaskRaised as raised:
-        wrapper = raised.wrapper
+        task_raised = raised
     except (WorkerDied, JobTimeout) as died:
         raise TaskLost(died.message) from died
-    raise deserialize(wrapper).get_exception()
+    raise _exception_of(task_raised)
+
+
+def _exception_of(raised: TaskRaised) -> BaseException:
+    try:
+        wrapper = deserialize(raised.wrapper)
+    except Exception as problem:  # noqa: BLE001 whatever the exception's own class does when it is made
+        return DeserializationError(f"{problem}; the exception itself cannot be loaded here, it was:\n{raised}")
+    error: BaseException = wrapper.get_exception()
+    return error

@@ -32,7 +32,7 @@ def translate(specification: Mapping[str, Any], workers_per_node: int) -> Reques
 
     - `num_ranks`: `num_nodes` times `ranks_per_node`; alone, all on one node (MPIExecutor).
     - `cores`, `gpus`: on each node (Work Queue).
-    - `running_time_min`: seconds that the task may take, despite its name (Work Queue); `wall_time_min` is in minutes.
+    - `running_time_min`: how many seconds the task needs at least (Work Queue); `wall_time_min` is in minutes.
     - `node_packing_count`: by default as many as share the `workers_per_node` by their cores.
 
     Raises InvalidResourceSpecification, for contradictions too.

@@ -14,7 +14,7 @@ from parsl import bash_app, join_app, python_app
 from parsl.app.errors import AppTimeout, BashExitFailure
 from parsl.data_provider.files import File
 from parsl.dataflow.errors import DependencyError, JoinError
-from parsl.serialize.errors import SerializationError
+from parsl.serialize.errors import DeserializationError, SerializationError
 
 from balsam_exec.embedded import Deployment
 from balsam_exec.executors import BalsamParslExecutor
@@ -115,12 +115,22 @@ def test_what_cannot_travel(executor: BalsamParslExecutor) -> None:
     def raises() -> None:
         raise Unpicklable
 
+    class TwoArguments(Exception):
+        def __init__(self, first: str, second: str) -> None:
+            super().__init__(f"{first} {second}")
+
+    @python_app
+    def raises_of_two() -> None:
+        raise TwoArguments("one", "two")
+
     with pytest.raises(SerializationError):
         take(n for n in range(3)).result(DEADLINE)
     with pytest.raises(TypeError, match="generator"):
         generator().result(DEADLINE)
     with pytest.raises(TypeError, match="not this one"):
         raises().result(DEADLINE)
+    with pytest.raises(DeserializationError, match="one two"):
+        raises_of_two().result(DEADLINE)
     with pytest.raises(TooLarge):
         take(b"x" * 2_000_000).result(DEADLINE)
     assert take(1).result(DEADLINE) == 1
