@@ -270,7 +270,7 @@ class BalsamExecutor(OfWorkers):
             self._ignore(env_script=env_script)
             task, own = for_definition(self, self.workflow_name, app, app_args, stdout, stderr, workdir, dry_run)
         spec = job_spec(task, {**fields, **own})
-        task.tags = spec.tags
+        task.tags, task.ngpus_req = spec.tags, int(spec.gpus_per_node)
         task.runline = " ".join([*mpi_prefix(size, options), task.runline])
         if dry_run:
             log.info("Test (No submit) Runline: %s", task.runline)

@@ -145,7 +145,7 @@ def test_resources_arrive_in_the_job(executor: BalsamExecutor, deployment: Deplo
         assert (record.threads_per_rank, record.threads_per_core, record.wall_time_min) == (4, 2, 7)
         assert record.launch_params == {"--bind-to": "core"}
         assert (record.tags["a"], record.tags["libe"]) == ("b", executor.workflow_name)
-        assert task.state == "WAITING"
+        assert (task.state, task.ngpus_req) == ("WAITING", 4)
     finally:
         task.kill()
     assert task.cancelled()
