@@ -122,7 +122,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """The campaign, on the configured service, at the site of the apps. The exit code."""
     executor = BalsamExecutor(workflow_name="heat")
     executor.register_app(Heat, app_name="heat")
-    allocation = executor.submit_allocation(site_id=Heat.site, num_nodes=1, wall_time_min=120)
+    allocation = executor.submit_allocation(
+        site_id=Heat.site, num_nodes=1, wall_time_min=120, queue=options.queue, project=options.project
+    )
     started = time.monotonic()
     try:
         heat = compiled(SOURCE.read_text())
@@ -182,6 +184,8 @@ def parser(description: str | None, directory: str) -> argparse.ArgumentParser:
     found.add_argument(
         "--patience", type=float, default=3.0, help="kill runs that take so many times as long as the median"
     )
+    found.add_argument("--queue", default="local", help="of the site's batch scheduler")
+    found.add_argument("--project", default="local", help="that is charged for the allocation")
     found.add_argument("--seed", type=int, default=1, help="of the generator's random numbers")
     return found
 

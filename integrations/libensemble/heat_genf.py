@@ -22,10 +22,10 @@ def surrogate_gen(
 ) -> tuple[None, Any, int]:
     """Propose diffusivities H["k"], one for each run that comes back (give `async_return` to the allocation function).
 
-    It begins with the centre and the corners of the range (a factorial design).
-    Then it draws what the mini-app might say from a Gaussian process through all cooling times seen so far, a new
-    draw for each proposal, and proposes where the drawn misfit is least (Thompson sampling): points of one moment
-    differ as much as the surrogate is unsure. Runs that were killed teach nothing, and need not: they are far off.
+    It begins with the centre and the corners of the range. Then it draws what the mini-app might say from a Gaussian
+    process through all cooling times seen so far, a new draw for each proposal, and proposes where the drawn misfit is
+    least (Thompson sampling): proposals differ as much as the surrogate is unsure. Runs that were killed teach nothing,
+    and need not: they are far off.
     """
     user = gen_specs["user"]
     random = persis_info["rand_stream"]
