@@ -13,6 +13,7 @@ from balsam_exec.client.service import Service
 from balsam_exec.model.errors import Forbidden, InvalidRequest, NotFound
 from balsam_exec.model.files import DEFAULT_CHUNK, FileChunk, ReadRequest
 from balsam_exec.model.jobs import JobRecord, check_workdir
+from balsam_exec.model.sites import SiteRecord
 
 
 class JobFiles:
@@ -41,11 +42,15 @@ class JobFiles:
         if not self._local:
             return None
         if site_id not in self._found:
-            site = self._service.site(site_id)
-            data = Path(site.path, "data")
-            here = site.hostname == socket.gethostname() and bool(site.path) and os.access(data, os.R_OK | os.X_OK)
-            self._found[site_id] = data if here else None
+            self._found[site_id] = local_data(self._service.site(site_id))
         return self._found[site_id]
+
+
+def local_data(site: SiteRecord, access: int = os.R_OK | os.X_OK) -> Path | None:
+    """The directory of the site's workdirs, if the site is on this machine and we have this `access` to it."""
+    data = Path(site.path, "data")
+    here = site.path and site.hostname == socket.gethostname() and os.access(data, access)
+    return data if here else None
 
 
 def read_chunk(data: Path, workdir: str, path: str, offset: int, length: int) -> FileChunk:

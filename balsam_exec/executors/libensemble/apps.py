@@ -12,10 +12,8 @@ from typing import Any
 from libensemble.executors.executor import Application, ExecutorException
 
 from balsam_exec.api.binding import Client
+from balsam_exec.client.files import local_data
 from balsam_exec.model.apps import AppRecord, AppSpec, ParameterSpec
-from balsam_exec.model.errors import ConfigurationError
-from balsam_exec.model.sites import SiteRecord
-from balsam_exec.platform.settings import SiteDirectory
 
 
 class RegisteredApp(Application):  # type: ignore[misc]
@@ -39,7 +37,7 @@ def of_definition(
     record = client.sync(app)
     template = record.command_template
     program = template.split()[0] if template and template.strip() else record.name
-    data = local_data(client.service.site(record.site_id))
+    data = local_data(client.service.site(record.site_id), os.R_OK | os.W_OK)
     return RegisteredApp(program, name or program, calc_type, desc, app, "", record=record, data=data)
 
 
@@ -48,7 +46,7 @@ def of_executable(
 ) -> RegisteredApp:
     """Registers an app at the site for whatever command line; the site has to be on this machine."""
     at = client.service.site(client.site_id(site))
-    data = local_data(at)
+    data = local_data(at, os.R_OK | os.W_OK)
     if data is None:
         raise ExecutorException(
             f"an executable is run where libEnsemble runs, and the site {at.name} is {at.path or 'elsewhere'} on "
@@ -64,16 +62,6 @@ def of_executable(
     )
     record = client.service.put_app(spec)
     return RegisteredApp(path, name, calc_type, desc, None, precedent, record=record, data=data, executable=True)
-
-
-def local_data(site: SiteRecord) -> Path | None:
-    """The directory of the site's workdirs, None if the site is not on this machine."""
-    directory = SiteDirectory(Path(site.path))
-    try:
-        here = bool(site.path) and directory.settings().site_id == site.id and os.access(directory.data, os.W_OK)
-    except ConfigurationError:
-        return None
-    return directory.data if here else None
 
 
 def workdir_for(workflow: str, directory: str) -> str:
