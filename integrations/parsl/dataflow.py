@@ -16,12 +16,11 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -38,9 +37,9 @@ from parsl.dataflow.taskrecord import TaskRecord
 from parsl.executors import HighThroughputExecutor
 from parsl.executors.base import ParslExecutor
 from parsl.monitoring import MonitoringHub
+from report import CRITICAL, Row, magnetizations, monitored, peak
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from balsam_exec.client.service import Service
 from balsam_exec.embedded import Deployment
@@ -51,11 +50,8 @@ PROGRAM = Path(__file__).with_name("ising.py")
 REFUSED = 2
 RETRIES = 2
 STARTS = 2  #: simulations for each temperature
+CORES = len(os.sched_getaffinity(0))
 SMALL, LARGE = 16, 48  #: sizes of the lattices
-CRITICAL = 2 / np.log(1 + np.sqrt(2))  #: the temperature of the transition of an infinite lattice
-
-#: A temperature and what was measured there, per spin.
-Row = dict[str, float]
 
 
 # -- the apps ----------------------------------------------------------------------------------------------------
@@ -81,7 +77,9 @@ def simulate(
     stderr: str | None = None,
 ) -> str:
     """Run the program, from its input to its series."""
-    return f"{python} {program} {inputs[0]} {outputs[0]}"
+    import shlex
+
+    return shlex.join([python, program, str(inputs[0]), str(outputs[0])])
 
 
 @python_app(executors=["small"], cache=True)
@@ -253,7 +251,9 @@ def run(plan: Plan, progress: Progress) -> Outcome:
     for temperature, future in scan(plan, progress).items():
         try:
             rows.append(future.result())
-        except DependencyError:
+        except DependencyError as error:
+            if not all(refuses(cause) for cause, _ in error.dependent_exceptions_tids):
+                raise
             refused[temperature] = Path(plan.name(temperature, 0) + ".err").read_text().splitlines()[-1]
     count = max(plan.points // 4, 2)
     bar = progress.add_task(f"{count} larger lattices", total=1)
@@ -266,31 +266,30 @@ def run(plan: Plan, progress: Progress) -> Outcome:
     return Outcome(rows, larger.result(), refused, files)
 
 
-def peak(rows: list[Row]) -> float:
-    """The temperature where the susceptibility is largest."""
-    return max(rows, key=lambda row: row["susceptibility"])["temperature"]
-
-
 # -- what it runs on ---------------------------------------------------------------------------------------------
 
 
 def executors(service: Service | None) -> list[ParslExecutor]:
     """`small` and `large`: of ours, or without a service Parsl's own."""
-    cores = os.cpu_count() or 1
     if service is None:
         return [
-            HighThroughputExecutor(label="small", max_workers_per_node=cores, address="127.0.0.1"),
+            HighThroughputExecutor(label="small", max_workers_per_node=CORES, address="127.0.0.1"),
             HighThroughputExecutor(label="large", max_workers_per_node=1, address="127.0.0.1"),
         ]
     return [
-        BalsamParslExecutor(label="small", service=service, max_workers_per_node=cores),
+        BalsamParslExecutor(label="small", service=service, max_workers_per_node=CORES),
         BalsamParslExecutor(label="large", service=service, max_workers_per_node=1),
     ]
 
 
+def refuses(error: BaseException) -> bool:
+    """Whether the program refused its input, which it would do again."""
+    return isinstance(error, BashExitFailure) and error.exitcode == REFUSED
+
+
 def cost(error: BaseException, task: TaskRecord) -> float:
-    """What a failure costs of the retries: all of them, where the program refuses its input."""
-    return RETRIES + 1 if isinstance(error, BashExitFailure) and error.exitcode == REFUSED else 1
+    """What a failure costs of the retries: all of them where another try makes no sense."""
+    return RETRIES + 1 if refuses(error) else 1
 
 
 def configuration(run_dir: Path, service: Service | None) -> Config:
@@ -306,49 +305,34 @@ def configuration(run_dir: Path, service: Service | None) -> Config:
 
 
 @contextmanager
-def loaded(config: Config) -> Iterator[None]:
-    """Parsl under this configuration, cleaned up in the end.
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C waits for the end of this, and never reaches the processes that are started here.
 
-    Ctrl-C waits until Parsl has started, and never reaches the processes of its monitoring: it cannot end without.
+    Parsl cannot end without those of its monitoring, and what it has half started it does not clean up.
     """
-    resource_tracker.ensure_running()  # it lets the signal through once it has started
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    caught = []
+    resource_tracker.ensure_running()  # it would unblock the signal when it starts
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it
+    handler = signal.signal(signal.SIGINT, lambda *_: caught.append(True))  # numpy's threads do not
     try:
-        with parsl.load(config):
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            yield
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if caught:
+        raise KeyboardInterrupt
 
 
-# -- what is shown -----------------------------------------------------------------------------------------------
+@contextmanager
+def loaded(config: Config) -> Iterator[None]:
+    """Parsl under this configuration, cleaned up in the end."""
+    with ExitStack() as stack:
+        with undisturbed():
+            stack.enter_context(parsl.load(config))
+        yield
 
 
-def table(outcome: Outcome) -> Table:
-    """The magnetization at some temperatures, beside that of an infinite lattice."""
-    found = Table(title="Magnetization", title_justify="left")
-    for heading in ("temperature", f"{SMALL} x {SMALL}", "infinite"):
-        found.add_column(heading, justify="right")
-    for row in outcome.rows[:: max(len(outcome.rows) // 8, 1)]:
-        temperature = row["temperature"]
-        exact = (1 - np.sinh(2 / temperature) ** -4) ** 0.125 if temperature < CRITICAL else 0.0
-        found.add_row(f"{temperature:.3f}", f"{row['magnetization']:.3f}", f"{exact:.3f}")
-    return found
-
-
-def monitored(database: Path) -> str:
-    """What Parsl's monitoring has recorded of the last run."""
-    with closing(sqlite3.connect(database)) as connection:
-        (run_id,) = connection.execute("SELECT run_id FROM workflow ORDER BY time_began DESC").fetchone()
-
-        def count(query: str) -> int:
-            return int(connection.execute(query, (run_id,)).fetchone()[0])
-
-        tasks = count("SELECT count(*) FROM task WHERE run_id = ?")
-        memoized = count("SELECT count(*) FROM status WHERE run_id = ? AND task_status_name = 'memo_done'")
-        retried = count("SELECT count(DISTINCT task_id) FROM try WHERE run_id = ? AND try_id > 0")
-        blocks = count("SELECT count(DISTINCT executor_label || block_id) FROM block WHERE run_id = ?")
-    return f"{tasks} tasks, {memoized} from the checkpoint, {retried} tried again, {blocks} blocks"
+# -- the program ------------------------------------------------------------------------------------------------
 
 
 def campaign(name: str, plan: Plan, service: Service | None, console: Console) -> Outcome:
@@ -373,9 +357,11 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, default=Path("parsl-run"), help="where everything is kept")
     parser.add_argument("--htex", action="store_true", help="run on Parsl's HighThroughputExecutor, to compare")
     options = parser.parse_args()
+    if options.points < 2 or options.sweeps < 5:
+        parser.error("there is nothing to see in fewer than 2 points or 5 sweeps")
     directory = options.directory.resolve()
     console = Console(soft_wrap=True)
-    shape = {} if options.htex else {"threads_per_rank": os.cpu_count(), "tags": {"lattice": "large"}}
+    shape = {} if options.htex else {"threads_per_rank": CORES, "tags": {"lattice": "large"}}
     plan = Plan(directory, options.points, options.sweeps, shape)
     with ExitStack() as stack:
         service = None
@@ -384,7 +370,7 @@ def main() -> int:
             service = deployment.service()
         outcome = campaign("First run", plan, service, console)
         campaign("The same again", plan, service, console)
-    console.print(table(outcome))
+    console.print(magnetizations(outcome.rows))
     for words in outcome.refused.values():
         console.print(f"Left out: {words}.", highlight=False)
     console.print(

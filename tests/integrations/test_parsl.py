@@ -34,7 +34,7 @@ def left() -> list[Leftover]:
 
 
 def test_the_dataflow_finds_the_transition(tmp_path: Path) -> None:
-    directory = tmp_path / "run"
+    directory = tmp_path / "a run"
     dataflow = start(directory, "--points", "4", "--sweeps", "200")
     out, err = dataflow.communicate(timeout=110)
     assert dataflow.returncode == 0, out + err
@@ -114,7 +114,7 @@ def check_jobs(directory: Path) -> None:
     calls = sum(n for (_, executor), n in CALLS.items() if executor != "_parsl_internal") - 1
     assert len(jobs) == calls + 1 + 2  # the task that was killed, and what failed, in the second run
     assert sorted(job.state for job in large) == [JobState.FAILED, JobState.JOB_FINISHED, JobState.JOB_FINISHED]
-    assert {(job.threads_per_rank, job.node_packing_count) for job in large} == {(os.cpu_count(), 1)}
+    assert {(job.threads_per_rank, job.node_packing_count) for job in large} == {(len(os.sched_getaffinity(0)), 1)}
     assert len(blocks) == 4
     assert all(block.state in BATCH_JOB_ENDED for block in blocks)
 
