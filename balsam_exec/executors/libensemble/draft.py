@@ -6,7 +6,7 @@ import os
 import re
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 from libensemble.executors.executor import Executor, ExecutorException
@@ -45,16 +45,21 @@ def for_executable(
         executor._check_app_exists(app)
         link(app.data, workdir, here)
         for name in outputs:
-            Path(here, name).write_bytes(b"")  # a former run's, perhaps; the launcher appends
+            with suppress(FileNotFoundError):  # else it is a former run's, and the launcher appends
+                os.truncate(os.path.join(here, name), 0)
         if env_script is not None:
             words = executor._process_env_script(task, words, env_script)
     task.runline = " ".join(words)
-    variables = [f"{name}={value}" for name, value in {**environment, **task.env}.items()]
+    if "/" in words[0]:
+        words[0] = os.path.join(here, words[0])  # needs no shell to be found
+    # LIBENSEMBLE_SIM_DIR is for containers, which stand before the executable; `env` costs a task a millisecond.
+    variables = {**environment, **task.env} if app.precedent else environment
+    prefix = ["env", *(f"{name}={value}" for name, value in variables.items())] if variables else []
     return task, {
         "workdir": workdir,
         "stdout": outputs[0],
         "stderr": "" if outputs[1] == outputs[0] else outputs[1],
-        "parameters": {"command": ["env", *variables, *words]},
+        "parameters": {"command": [*prefix, *words]},
     }
 
 

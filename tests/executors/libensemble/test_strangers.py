@@ -73,21 +73,25 @@ def workplace(source: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("deployment", "allocation")
 @pytest.mark.parametrize(
-    ("script", "comms", "sims"),
+    ("script", "comms", "workers", "sims"),
     [
-        ("test_executor_simple", "local", 15),
-        ("test_executor_hworld_pass_fail", "local", 15),
-        ("test_executor_hworld_pass_fail", "mpi", 15),
-        ("test_executor_hworld_timeout", "local", 0),
-        ("test_executor_forces_tutorial", "local", 8),
-        ("test_executor_forces_tutorial_2", "local", 8),
-        ("test_executor_forces_tutorial_2", "mpi", 8),
+        ("test_executor_simple", "local", 3, 15),
+        # Several workers would have to be equally fast: each call of the simulation has its turn in each of them.
+        ("test_executor_hworld_pass_fail", "local", 1, 5),
+        ("test_executor_hworld_pass_fail", "mpi", 1, 5),
+        ("test_executor_hworld_timeout", "local", 3, 0),
+        ("test_executor_forces_tutorial", "local", 3, 8),
+        ("test_executor_forces_tutorial_2", "local", 3, 8),
+        ("test_executor_forces_tutorial_2", "mpi", 3, 8),
     ],
 )
-def test_scripts_for_their_mpi_executor(script: str, comms: str, sims: int, workplace: Path) -> None:
+def test_scripts_for_their_mpi_executor(script: str, comms: str, workers: int, sims: int, workplace: Path) -> None:
     environment = {**os.environ, "PATH": f"{BESIDE}:{os.environ['PATH']}", "PYTHONPATH": str(HERE.parents[2])}
     command = [sys.executable, str(HERE / "as_mpi_executor.py"), f"{script}.py"]
-    command = ["mpiexec", "-n", "4", *command] if comms == "mpi" else [*command, "--nworkers", "3"]
+    if comms == "mpi":
+        command = ["mpiexec", "-n", str(workers + 1), *command]
+    else:
+        command += ["--nworkers", str(workers)]
     done = subprocess.run(
         command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=DEADLINE, check=False
     )

@@ -88,21 +88,23 @@ def test_an_executable_runs_where_its_caller_is(
     monkeypatch.setenv("SET_BY_A_SIM", "a value")
     (tmp_path / "input").write_text("42")
     script = tmp_path / "script.sh"
-    script.write_text("cat input; pwd; echo $SET_BY_A_SIM $LIBENSEMBLE_SIM_DIR; echo oops >&2; touch made\n")
+    script.write_text("cat input; pwd; echo $SET_BY_A_SIM; echo oops >&2; touch made\n")
     for _ in range(2):  # the files of the first run are not appended to
         task = executor.submit(app_name="sh", app_args="script.sh", stdout="out.txt", stderr="err.txt")
         task.wait(DEADLINE)
         assert (task.state, task.workdir) == ("FINISHED", str(tmp_path))
-        assert task.read_stdout() == f"42{tmp_path}\na value .\n"
+        assert task.read_stdout() == f"42{tmp_path}\na value\n"
         assert task.read_stderr() == "oops\n"
         assert task.file_exists_in_workdir("made")
     assert task.runline == "/bin/sh script.sh"
     other = tmp_path / "sim1"
     other.mkdir()
     monkeypatch.chdir(other)
-    elsewhere = executor.submit(app_name="sh", app_args=["-c", "pwd; echo $LIBENSEMBLE_SIM_DIR"])
+    monkeypatch.delenv("SET_BY_A_SIM")
+    executor.register_app("/bin/sh", app_name="contained", precedent="nice -n 1")
+    elsewhere = executor.submit(app_name="contained", app_args=["-c", "pwd; echo $LIBENSEMBLE_SIM_DIR; nice"])
     elsewhere.wait(DEADLINE)
-    assert elsewhere.read_stdout() == f"{other}\nsim1\n"
+    assert elsewhere.read_stdout() == f"{other}\nsim1\n1\n"
     assert (other / f"{elsewhere.name}.out").exists()
 
 
