@@ -206,6 +206,12 @@ class Engine:
 
     def fail_all(self, error: BaseException) -> None:
         """Give up: every unresolved future fails with `error`, and every later submit raises it."""
+        for future in self.abandon(error):
+            if not future.done():
+                future.set_exception(error)
+
+    def abandon(self, error: BaseException) -> list[JobFuture]:
+        """Give up, every later submit raises `error`; the unresolved futures, which are the caller's from now on."""
         with self._changed:
             self._broken = error
             lost = [*self._jobs.values(), *self._sending, *(item.future for item in self._queue)]
@@ -214,9 +220,7 @@ class Engine:
             self._sending.clear()
             self._changed.notify_all()
         self._feed.close()
-        for future in lost:
-            if not future.done():
-                future.set_exception(error)
+        return lost
 
     def close(self) -> None:
         """Accept no more jobs. When the last future is resolved the threads end; `join` waits for that."""

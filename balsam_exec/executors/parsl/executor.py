@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -52,6 +54,9 @@ log = logging.getLogger(__name__)
 TAG = "parsl"
 #: Functions kept serialized.
 _FUNCTIONS = 256
+#: Parsl takes a millisecond for each task that fails. A shutdown takes it for so many seconds; what is left then stays
+#: unresolved, as with Parsl's own executors.
+PATIENCE_SEC = 1.0
 #: Parsl warns of what is larger when serialized, in bytes.
 _LARGE = 1 << 20
 
@@ -175,6 +180,7 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
         self._task_ids = itertools.count(1)
         self._started_blocks: list[str] = []  #: at `start`; Parsl has not asked for them yet
         self._brought_back = 0  #: blocks, in place of others that ended for want of work
+        self._over: object = None  #: why it takes no more tasks
         self._deployment: Deployment | None = None
         self._engine: Engine | None = None
 
@@ -230,8 +236,8 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
 
         Raises InvalidResourceSpecification, SerializationError, TooLarge, and what broke the executor.
         """
-        if self._executor_exception is not None:
-            raise self._broken(self._executor_exception)
+        if self._over is not None:
+            raise self._broken(self._over)
         spec = self._usual_spec
         if resource_specification:
             spec = self._spec_of(translate(resource_specification, self.max_workers_per_node))
@@ -251,7 +257,7 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
         """End what runs, give the blocks back, and stop a temporary deployment."""
         if self._engine is not None:
             self._engine.close()
-            self._engine.fail_all(self._broken("it was shut down"))
+            self._fail_all("it was shut down", PATIENCE_SEC)
             self._engine.join()  # what was on its way to the service is there now
             self._withdraw()
             self._stop_deployment()
@@ -307,8 +313,7 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
     def set_bad_state_and_fail_all(self, exception: Exception) -> None:
         if not self.bad_state_is_set:  # it is told at every look
             super().set_bad_state_and_fail_all(exception)
-            assert self._engine is not None
-            self._engine.fail_all(self._broken(exception))
+            self._fail_all(exception)
             self._withdraw()
 
     def _get_launch_command(self, block_id: str) -> str:
@@ -338,6 +343,19 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
         return path if path.is_dir() else None
 
     # -- the end ---------------------------------------------------------------------------------------------
+
+    def _fail_all(self, reason: object, patience: float = math.inf) -> None:
+        assert self._engine is not None
+        self._over = reason
+        lost = self._engine.abandon(self._broken(reason))
+        give_up = time.monotonic() + patience
+        for count, future in enumerate(lost):
+            if time.monotonic() > give_up:
+                log.warning("%d tasks of %s stay unresolved", len(lost) - count, self.name)
+                return
+            if not future.done():
+                # Each has an exception of its own: whoever raises one makes its traceback longer.
+                future.set_exception(self._broken(reason))
 
     def _withdraw(self) -> None:
         """Have nothing run any more at the site."""

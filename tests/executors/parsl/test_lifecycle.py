@@ -16,6 +16,7 @@ import parsl
 import pytest
 from parsl import python_app
 from parsl.config import Config
+from parsl.dataflow.states import States
 from parsl.executors.errors import BadStateException
 from parsl.jobs.states import JobState
 
@@ -95,6 +96,17 @@ def test_shutdown_ends_what_runs_and_gives_all_back(load: Load, deployment: Depl
 
     until(ended, "end of the jobs")
     until(lambda: {record.state for record in blocks(deployment, executor)} <= BATCH_JOB_ENDED, "end of the block")
+
+
+def test_a_shutdown_does_not_take_long_however_many_tasks_there_are(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("balsam_exec.executors.parsl.executor.PATIENCE_SEC", 0.0)
+    load(BalsamParslExecutor(init_blocks=0, max_blocks=0))
+    futures = [block() for _ in range(50)]
+    until(lambda: parsl.dfk().task_state_counts[States.launched] == 50, "submission")
+    parsl.dfk().cleanup()
+    assert not all(future.done() for future in futures)
 
 
 def test_a_block_that_ends_loses_its_tasks_and_retries_run_in_another(
