@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+from sqlalchemy import text
+
+from balsam_exec.model.jobs import JobPatch
+from balsam_exec.model.queries import FeedQuery
 from balsam_exec.model.sessions import AcquireRequest
 from balsam_exec.server import hub as hub_module
 from balsam_exec.server.hub import Hub
-from balsam_exec.server.service import leases
+from balsam_exec.server.service import leases, update
 from balsam_exec.server.service.leases import Asked, Drained
-from balsam_exec.server.service.unit import work_at
-from tests.server.world import World
+from balsam_exec.server.service.unit import tag_marks, topics_of, work_at
+from tests.server.world import S, World
 
 
 def published(*batches: list[str]) -> Hub:
@@ -87,3 +92,41 @@ def test_what_left_something_is_not_drained(world: World) -> None:
     assert [(len(lease.jobs), lease.drained) for lease in taken] == [(2, False), (2, False)]  # the same two
     last = world.write(leases.acquire, world.owner, session, AcquireRequest(max_jobs=2, max_nodes=1), "b")
     assert (len(last.jobs), last.drained) == (1, True)
+
+
+def test_only_who_may_want_to_hear_of_a_job_is_woken(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    published: set[str] = set()
+    monkeypatch.setattr(world.runtime.hub, "publish", published.update)
+
+    def woken(**query: Any) -> bool:
+        return not published.isdisjoint(topics_of(world.owner, FeedQuery(**query)))
+
+    [job_id] = world.create(world.spec(tags={"run": "a", "by": "me"}))
+    assert woken()
+    assert woken(kind=["job"], to_state=["PREPROCESSED"])
+    assert woken(tags=["run:a"])
+    assert woken(tags=["by:me"], to_state=["PREPROCESSED", "FAILED"])
+    assert not woken(tags=["run:b"])
+    assert not woken(tags=["by:me"], to_state=["FAILED"])
+    assert not woken(kind=["batch_job"])
+
+    published.clear()
+    world.write(update.patch_job, world.owner, job_id, JobPatch(tags={"run": "b"}, state=S.USER_KILLED))
+    assert woken(tags=["run:b"])
+    assert not woken(tags=["run:a"])
+
+    # Jobs of before the marks were kept.
+    world.write(lambda unit: unit.connection.execute(text("UPDATE jobs SET tag_marks = NULL")))
+    published.clear()
+    world.write(update.delete_job, world.owner, job_id)
+    assert woken(tags=["run:a"])
+    assert not woken(tags=["run:a"], kind=["app"])
+
+
+def test_tags_without_a_mark_in_common_have_different_topics() -> None:
+    assert tag_marks({}) == 0
+    every = [tag_marks({"n": str(n)}) for n in range(1000)]
+    assert {mark.bit_count() for mark in every} == {1}
+    assert len(set(every)) == 62
+    assert max(every) < 2**62
+    assert tag_marks({"a": "1", "b": "2"}) == tag_marks({"a": "1"}) | tag_marks({"b": "2"})

@@ -5,13 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from balsam_exec.model.base import Page
-from balsam_exec.model.events import EventRecord, Feed, Kind
+from balsam_exec.model.events import EventRecord, Feed
 from balsam_exec.model.queries import EventQuery, FeedQuery, Query
 from balsam_exec.server.auth import User
 from balsam_exec.server.routes.http import QueryString, answer, described, runtime
 from balsam_exec.server.routes.waiting import until_found
 from balsam_exec.server.service import feed
-from balsam_exec.server.service.unit import feed_topics
+from balsam_exec.server.service.unit import topics_of
 
 router = APIRouter(prefix="/events", tags=["events"])
 
@@ -35,7 +35,7 @@ async def read_feed(request: Request, user: User) -> Response:
     app = runtime(request)
     hub = app.hub
     cursor = None if query.cursor is None else feed.Cursor.parse(query.cursor)
-    topics = feed_topics(user, query.kind or Kind, query.to_state)
+    topics = topics_of(user, query)
 
     async def attempt() -> feed.Told:
         nonlocal cursor

@@ -13,7 +13,7 @@ from balsam_exec.model.jobs import STDOUT, JobSpec
 from balsam_exec.model.states import RUNNABLE, JobState, Step, settle
 from balsam_exec.model.transfers import TransferState
 from balsam_exec.server.service.moves import steps_of
-from balsam_exec.server.service.unit import Unit, work_at
+from balsam_exec.server.service.unit import Unit, tag_marks, work_at
 from balsam_exec.server.store import apps as app_store
 from balsam_exec.server.store import dialect, keys, schema
 from balsam_exec.server.store import jobs as store
@@ -152,11 +152,12 @@ def _store(
             edges += [(parent, job_id) for parent in unique]
             pending = sum(parents[parent] is not _FINISHED for parent in unique)
         state = settle(JobState.CREATED, steps, pending)
+        marks = tag_marks(spec.tags) if spec.tags else 0
         rows.append(
             (
                 *(job_id, owner_id, app.site_id, spec.app_id, state.value, -spec.wall_time_min, int(steps), pending, 0),
                 *(spec.num_nodes, spec.ranks_per_node, spec.threads_per_rank, spec.threads_per_core),
-                *(spec.gpus_per_rank, spec.node_packing_count, spec.wall_time_min, now, now),
+                *(spec.gpus_per_rank, spec.node_packing_count, spec.wall_time_min, marks, now, now),
             )
         )
         payloads.append(
@@ -170,7 +171,7 @@ def _store(
             tags += [(owner_id, key, value, job_id) for key, value in spec.tags.items()]
         if spec.transfers:
             transfers += [_transfer(owner_id, job_id, app, state, *item) for item in spec.transfers.items()]
-        unit.record(owner_id, Kind.JOB, job_id, app.site_id, JobState.CREATED, state)
+        unit.record(owner_id, Kind.JOB, job_id, app.site_id, JobState.CREATED, state, marks=marks)
         unit.count(owner_id, app.site_id, state, 1)
         if state in RUNNABLE:
             unit.topics.add(work_at(app.site_id))

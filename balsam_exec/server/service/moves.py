@@ -107,7 +107,7 @@ class Moves:
     def _step(self, job: JobRow, target: JobState, at: int | None, data: Any) -> None:
         unit, source = self._unit, job.state
         self._jobs[job.id] = job
-        unit.record(job.owner_id, Kind.JOB, job.id, job.site_id, source, target, at=at, data=data)
+        unit.record(job.owner_id, Kind.JOB, job.id, job.site_id, source, target, at=at, data=data, marks=job.tag_marks)
         unit.count(job.owner_id, job.site_id, source, -1)
         unit.count(job.owner_id, job.site_id, target, +1)
         job.state = target

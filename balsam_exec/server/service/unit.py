@@ -2,28 +2,56 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from balsam_exec.model.events import Kind
+from balsam_exec.model.queries import FeedQuery
 from balsam_exec.server.store import log
 from balsam_exec.server.store.database import Connection
 from balsam_exec.server.store.types import encode, moment
 
 #: A topic that whoever waits in the hub may name. All are strings, so that they travel between processes.
 TOKENS = "tokens"
+#: How many marks there are for tags: as many as bits in a column, without the sign.
+_MARKS = 62
 
 
-def feed_topics(owner_id: int, kinds: Iterable[str], to_states: Iterable[str]) -> list[str]:
-    """The topics of an owner's events of these kinds; with `to_states`, only of those that go to one of them."""
+def feed_topics(owner_id: int, kinds: Iterable[str], to_states: Iterable[str], mark: str = "") -> list[str]:
+    """The topics of an owner's events of these kinds; with `to_states`, only of those that go to one of them, with a
+    `mark`, only of jobs whose tags have it."""
     states = list(to_states)
     return [
-        f"feed:{owner_id}:{kind}:{state}" if state else f"feed:{owner_id}:{kind}"
+        f"feed:{owner_id}:{kind}:{state}{mark}" if state else f"feed:{owner_id}:{kind}{mark}"
         for kind in kinds
         for state in states or [""]
     ]
+
+
+def tag_marks(tags: Mapping[str, str]) -> int:
+    """A bit for each of the tags, out of so few that it says of a tag "perhaps" or "no"."""
+    marks = 0
+    for key, value in tags.items():
+        marks |= 1 << zlib.crc32(f"{key}:{value}".encode()) % _MARKS
+    return marks
+
+
+def topics_of(owner_id: int, query: FeedQuery) -> list[str]:
+    """The topics for whoever waits for what this query asks of the feed."""
+    kinds = set(query.kind or Kind)
+    if not query.tags:
+        return feed_topics(owner_id, kinds, query.to_state)
+    topics = feed_topics(owner_id, kinds - {Kind.JOB}, query.to_state)  # what is no job passes whatever the tags
+    if Kind.JOB in kinds:
+        key, _, value = query.tags[0].partition(":")
+        for mark in (tag_marks({key: value}).bit_length() - 1, "any"):
+            topics += feed_topics(owner_id, [Kind.JOB], query.to_state, f"#{mark}")
+    return topics
 
 
 def work_at(site_id: int) -> str:
@@ -42,6 +70,7 @@ class Unit:
         self.now = now  #: microseconds since 1970
         self.topics: set[str] = set()
         self._events: list[tuple[Any, ...]] = []
+        self._told: dict[tuple[int, str, str], set[int | None]] = {}  #: the marks of (owner, kind, state)
         self._counts: Counter[tuple[int, int, str]] = Counter()
 
     @property
@@ -59,8 +88,10 @@ class Unit:
         *,
         at: int | None = None,
         data: Any = None,
+        marks: int | None = None,
     ) -> None:
-        """An event, for the log and the feed."""
+        """An event, for the log and the feed; of a job with the `tag_marks` of its tags, if they are known."""
+        self._told.setdefault((owner_id, kind.value, str(target)), set()).add(marks)
         self._events.append(
             (owner_id, kind.value, subject_id, site_id, str(source), str(target), at or self.now, encode(data))
         )
@@ -72,6 +103,15 @@ class Unit:
     def flush(self) -> None:
         if self._events:
             log.insert_events(self.connection, self._events)
-            for owner_id, kind, to_state in {(event[0], event[1], event[5]) for event in self._events}:
-                self.topics.update(feed_topics(owner_id, [kind], ["", to_state]))
+            for (owner_id, kind, to_state), marks in self._told.items():
+                for mark in _suffixes(marks) if kind == Kind.JOB else [""]:
+                    self.topics.update(feed_topics(owner_id, [kind], ["", to_state], mark))
         log.change_counts(self.connection, self._counts)
+
+
+def _suffixes(marks: Iterable[int | None]) -> list[str]:
+    """What topics end in for events of jobs with these marks: nothing, for who wants all; and each that somebody may
+    want."""
+    together = reduce(or_, (some for some in marks if some is not None), 0)
+    found = ["", *(f"#{bit}" for bit in range(_MARKS) if together >> bit & 1)]
+    return [*found, "#any"] if None in marks else found

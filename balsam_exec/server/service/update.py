@@ -14,7 +14,7 @@ from balsam_exec.model.states import TERMINAL, TRANSITIONS, Actor, JobState, che
 from balsam_exec.server.service import jobs as reading
 from balsam_exec.server.service.create import app_terms
 from balsam_exec.server.service.moves import Moves
-from balsam_exec.server.service.unit import Unit
+from balsam_exec.server.service.unit import Unit, tag_marks
 from balsam_exec.server.store import filters, listing
 from balsam_exec.server.store import jobs as store
 from balsam_exec.server.store.jobs import JobRow
@@ -153,6 +153,10 @@ def _change_fields(unit: Unit, jobs: Sequence[JobRow], patch: JobPatch) -> None:
     payload = {key: value for key, value in changes.items() if key in _PAYLOAD}
     payload |= {key: None for key, usual in _OUTPUTS.items() if payload.get(key) == usual}
     columns = {key: value for key, value in changes.items() if key not in _PAYLOAD}
+    if patch.tags is not None:
+        columns["tag_marks"] = tag_marks(patch.tags)
+        for job in jobs:
+            job.tag_marks = columns["tag_marks"]
     if "wall_time_min" in columns:
         columns["priority"] = -columns["wall_time_min"]
     store.update_fields(unit.connection, ids, columns, payload, unit.now)
@@ -194,7 +198,7 @@ def _delete(unit: Unit, jobs: Sequence[JobRow]) -> None:
         listed = ", ".join(map(str, waiting[:10]))
         raise Conflict(f"jobs wait for what is to be deleted: cancel or delete them first ({listed})", job_ids=waiting)
     for job in jobs:
-        unit.record(job.owner_id, Kind.JOB, job.id, job.site_id, job.state, "deleted")
+        unit.record(job.owner_id, Kind.JOB, job.id, job.site_id, job.state, "deleted", marks=job.tag_marks)
         unit.count(job.owner_id, job.site_id, job.state, -1)
     store.delete_jobs(unit.connection, ids)
 

@@ -21,7 +21,7 @@ _OWNER: BindParameter[int] = bindparam("owner")
 JOB_COLUMNS = (
     *("id", "owner_id", "site_id", "app_id", "state", "priority", "steps", "pending_parents", "epoch"),
     *("num_nodes", "ranks_per_node", "threads_per_rank", "threads_per_core", "gpus_per_rank"),
-    *("node_packing_count", "wall_time_min", "created", "last_update"),
+    *("node_packing_count", "wall_time_min", "tag_marks", "created", "last_update"),
 )
 PAYLOAD_COLUMNS = (
     *("job_id", "workdir", "tags", "data", "parameters", "launch_params", "transfers", "arguments"),
@@ -45,6 +45,7 @@ class JobRow:
     batch_job_id: int | None
     return_code: int | None
     kill_requested: bool  #: by the launcher that holds it
+    tag_marks: int | None  #: of its tags (`service.unit.tag_marks`); None where they were not kept
 
     @classmethod
     def of(cls, row: AnyRow) -> JobRow:

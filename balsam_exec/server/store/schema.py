@@ -187,6 +187,7 @@ jobs = Table(
         nullable=False,
         server_default=text("false"),
     ),
+    Column("tag_marks", BigInteger),  # a bit for each tag, to wake only who may want to hear of it
     _one_of("state", set(JobState) - {JobState.CREATED}),
     CheckConstraint("pending_parents >= 0", name="pending_parents"),
     CheckConstraint("state <> 'RUNNING' OR session_id IS NOT NULL", name="running_is_leased"),
