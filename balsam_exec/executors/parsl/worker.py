@@ -5,12 +5,29 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from parsl.app.errors import RemoteExceptionWrapper
-from parsl.serialize import deserialize, serialize
+
+@contextmanager
+def _without_sqlalchemy() -> Iterator[None]:
+    """For the import of Parsl in a worker: where SQLAlchemy is installed it takes half of that, for the monitoring's
+    database, which no worker writes. A task may import it afterwards."""
+    if "BALSAM_JOB_ID" not in os.environ or "sqlalchemy" in sys.modules:
+        yield
+        return
+    absent: Any = None
+    sys.modules["sqlalchemy"] = absent
+    try:
+        yield
+    finally:
+        del sys.modules["sqlalchemy"]
+
+
+with _without_sqlalchemy():
+    from parsl.app.errors import RemoteExceptionWrapper
+    from parsl.serialize import deserialize, serialize
 
 
 class TaskRaised(Exception):

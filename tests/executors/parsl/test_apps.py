@@ -157,6 +157,19 @@ def test_bash_apps_files_and_cwd(executor: BalsamParslExecutor, tmp_path: Path) 
     assert caught.value.exitcode == 3
 
 
+def test_workers_do_not_wait_for_sqlalchemy_but_have_it(executor: BalsamParslExecutor) -> None:
+    @python_app
+    def look() -> tuple[bool, str]:
+        import sys
+
+        loaded = "sqlalchemy" in sys.modules
+        import sqlalchemy.orm
+
+        return loaded, sqlalchemy.__name__
+
+    assert look().result(DEADLINE) == (False, "sqlalchemy")
+
+
 def test_walltime(executor: BalsamParslExecutor) -> None:
 
     @python_app
