@@ -46,6 +46,8 @@ PATCH = Body[JobPatch](JobPatch)
 PATCHES = Body[list[JobBulkPatch]](Annotated[list[JobBulkPatch], Field(max_length=MAX_BULK)])
 CANCEL = Body[CancelRequest](CancelRequest)
 KILL = Body[KillRequest](KillRequest)
+#: So many jobs are stored in about a millisecond or two.
+BRIEF = 16
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 
 
@@ -60,7 +62,9 @@ async def create_jobs(request: Request, user: User, key: Key = None) -> Response
     body = await read_bytes(request)
     specs = SPECS.parse(body)
     digest = hashlib.sha256(body).digest() if key is not None else b""
-    return raw(await runtime(request).write(create.create_jobs, user, specs, key, digest), 201)
+    app = runtime(request)
+    write = app.write_brief if len(specs) <= BRIEF else app.write
+    return raw(await write(create.create_jobs, user, specs, key, digest), 201)
 
 
 @router.patch("", **described(Count, body=PATCH, query=QUERY))
@@ -123,7 +127,7 @@ async def read_results(request: Request, user: User) -> Response:
 
 @router.get("/{job_id}", **described(JobRecord))
 async def read_job(request: Request, job_id: PathId, user: User) -> Response:
-    return answer(await runtime(request).read(jobs.job, user, job_id))
+    return answer(await runtime(request).read_brief(jobs.job, user, job_id))
 
 
 @router.patch("/{job_id}", **described(JobRecord, body=PATCH))

@@ -31,6 +31,8 @@ SPEC = Body[SessionSpec](SessionSpec)
 ACQUIRE = Body[AcquireRequest](AcquireRequest)
 HEARTBEAT = Body[Heartbeat](Heartbeat)
 REPORT = Body[ReportBatch](ReportBatch)
+#: So many reports are recorded in a few milliseconds.
+BRIEF = 200
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 
 
@@ -52,7 +54,7 @@ async def heartbeat(request: Request, session_id: PathId, user: User) -> Respons
     app = runtime(request)
 
     async def attempt() -> dict[str, Any]:
-        return await app.write(leases.heartbeat, user, session_id)
+        return await app.write_brief(leases.heartbeat, user, session_id)
 
     session = await until_found(
         app.hub,
@@ -88,7 +90,7 @@ async def acquire(request: Request, session_id: PathId, user: User, key: Key = N
 
     async def attempt() -> leases.Lease:
         generation = app.hub.generation
-        lease = await app.write(leases.acquire, user, session_id, wanted, key)
+        lease = await app.write_brief(leases.acquire, user, session_id, wanted, key)
         drained.note(session_id, asked, generation, lease)
         return lease
 
@@ -109,5 +111,7 @@ async def acquire(request: Request, session_id: PathId, user: User, key: Key = N
 async def report(request: Request, session_id: PathId, user: User) -> Response:
     """What happened to leased jobs: all of it is recorded, or nothing (409 `stale_lease`)."""
     batch = await REPORT.read(request)
-    await runtime(request).write(leases.report, user, session_id, batch.reports)
+    app = runtime(request)
+    write = app.write_brief if len(batch.reports) <= BRIEF else app.write
+    await write(leases.report, user, session_id, batch.reports)
     return empty()

@@ -37,6 +37,16 @@ class Runtime:
     async def write(self, use_case: Callable[Concatenate[Unit, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.database.in_writer(lambda: self.write_now(use_case, *args, **kwargs))
 
+    async def read_brief(
+        self, use_case: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """`read` for what takes a millisecond or so."""
+        return await self.database.in_reader(lambda: self.read_now(use_case, *args, **kwargs), brief=True)
+
+    async def write_brief(self, use_case: Callable[Concatenate[Unit, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """`write` for what takes a millisecond or so."""
+        return await self.database.in_writer(lambda: self.write_now(use_case, *args, **kwargs), brief=True)
+
     def read_now(self, use_case: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         with self.database.reading() as connection:
             return use_case(connection, *args, **kwargs)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection as Connection  # what the rest of the server knows of SQLAlchemy
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError, StatementError
@@ -24,7 +24,8 @@ _ATTEMPTS = 5
 class Database:
     """Runs functions in transactions, in threads of its own.
 
-    On SQLite one thread writes: the one lock of a process for writers, who thus never spin on the database's.
+    On SQLite one thread writes: the one lock of a process for writers, who thus never spin on the database's. There
+    what is brief runs in the event loop itself, since to hand it to a thread and back takes as long as to do it.
     """
 
     def __init__(self, url: str, threads: int = 8) -> None:
@@ -35,6 +36,8 @@ class Database:
             **({"readonly": True} if self.kind == "sqlite" else {"isolation_level": "AUTOCOMMIT"})
         )
         self._readers = ThreadPoolExecutor(4 if self.kind == "sqlite" else threads, thread_name_prefix="database")
+        self._inline = self.kind == "sqlite"
+        self._writing = 0  #: how many transactions the writer has to do
         self._writers = ThreadPoolExecutor(1, thread_name_prefix="writer") if self.kind == "sqlite" else self._readers
 
     @contextmanager
@@ -54,11 +57,23 @@ class Database:
                     raise ServiceUnavailable("the database is too busy: try again") from None
         raise AssertionError("unreachable")
 
-    async def in_reader(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, function, *args)
+    async def in_reader(self, function: Callable[[], T], *, brief: bool = False) -> T:
+        if brief and self._inline:
+            return function()
+        return await asyncio.get_running_loop().run_in_executor(self._readers, function)
 
-    async def in_writer(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._writers, function, *args)
+    async def in_writer(self, function: Callable[[], T], *, brief: bool = False) -> T:
+        if brief and self._inline and not self._writing:
+            return function()
+        loop = asyncio.get_running_loop()
+        self._writing += 1
+        future = self._writers.submit(function)
+        # When it is over, not when nobody waits for it any more.
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._written))
+        return await asyncio.wrap_future(future)
+
+    def _written(self) -> None:
+        self._writing -= 1
 
     def close(self) -> None:
         self._readers.shutdown()

@@ -15,6 +15,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 CHANNEL = "balsam"
+_LAST_ID = text("SELECT seq FROM sqlite_sequence WHERE name = :name")
+_NEXT_IDS = text("SELECT nextval(:sequence) FROM generate_series(1, :count)")
 _PAYLOAD_LIMIT = 7000  # PostgreSQL refuses notifications of 8000 bytes
 
 
@@ -145,12 +147,9 @@ def bulk_insert(connection: Connection, table: Table, columns: tuple[str, ...], 
 def reserve_ids(connection: Connection, table: Table, count: int) -> Sequence[int]:
     """Ids for `count` new rows, ascending, never used before. On SQLite within the write transaction."""
     if connection.dialect.name == "sqlite":
-        last = connection.execute(
-            text("SELECT seq FROM sqlite_sequence WHERE name = :name"), {"name": table.name}
-        ).scalar()
+        last = connection.execute(_LAST_ID, {"name": table.name}).scalar()
         return range((last or 0) + 1, (last or 0) + 1 + count)
-    query = text("SELECT nextval(:sequence) FROM generate_series(1, :count)")
-    ids = connection.execute(query, {"sequence": f"{table.name}_id_seq", "count": count}).scalars()
+    ids = connection.execute(_NEXT_IDS, {"sequence": f"{table.name}_id_seq", "count": count}).scalars()
     return sorted(ids)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, select, text, update
+from sqlalchemy import Connection, bindparam, delete, select, text, update
 
 from balsam_exec.server.store.schema import idempotency_keys as keys
 
 _CLAIM = text(
     "INSERT INTO idempotency_keys (owner_id, key, digest, created) VALUES (:owner, :key, :digest, :now) "
     "ON CONFLICT (owner_id, key) DO NOTHING"
+)
+_ANSWER = (
+    update(keys)
+    .where(keys.c.owner_id == bindparam("owner"), keys.c.key == bindparam("name"))
+    .values(answer=bindparam("body"))
 )
 
 
@@ -26,7 +31,7 @@ def stored(connection: Connection, owner_id: int, key: str) -> tuple[bytes, byte
 
 
 def answer(connection: Connection, owner_id: int, key: str, body: bytes) -> None:
-    connection.execute(update(keys).where(keys.c.owner_id == owner_id, keys.c.key == key).values(answer=body))
+    connection.execute(_ANSWER, {"owner": owner_id, "name": key, "body": body})
 
 
 def forget(connection: Connection, before: int) -> None:
