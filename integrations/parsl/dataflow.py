@@ -298,6 +298,7 @@ def configuration(run_dir: Path, service: Service | None) -> Config:
         executors=executors(service),
         retries=RETRIES,
         retry_handler=cost,
+        strategy_period=1,  # seconds between looks at the blocks: the whole dataflow may take less than the usual 5
         memoizer=BasicMemoizer(checkpoint_mode="task_exit"),
         monitoring=MonitoringHub(workflow_name="ising", resource_monitoring_interval=0),
         run_dir=str(run_dir),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ def executor(live_service: LiveService, tmp_path: Path, monkeypatch: pytest.Monk
     """At a site that nobody serves: what is submitted waits."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Executor, "executor", None)
-    site = live_service.service.create_site(SiteSpec(name="here", path=str(tmp_path / "site")))
+    spec = SiteSpec(name="here", path=str(tmp_path / "site"), hostname=socket.gethostname())
+    site = live_service.service.create_site(spec)
     SiteDirectory(tmp_path / "site").create("here", site.id)
     executor = BalsamExecutor(service=live_service.service)
     executor.register_app(full_path="/bin/true")
