@@ -76,11 +76,16 @@ def test_followers_are_killed_without_their_leader() -> None:
 
 def test_the_session_outlives_its_leader() -> None:
     with subprocess.Popen(
-        ["bash", "-c", "sleep 63 & echo $!"], stdout=subprocess.PIPE, start_new_session=True
+        ["bash", "-c", "sleep 63 & echo $!; read"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     ) as popen:
         leader = process_of(popen)
+        assert popen.stdin is not None
         assert popen.stdout is not None
         member = Process.of(int(popen.stdout.readline()))
+        popen.stdin.close()
         popen.wait(10)
         wait_until(lambda: leader.followers() == [member], 10, "the member to be alone")
         leader.kill_followers()
