@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from balsam_exec.embedded import Deployment
 from tests.support.postgres import PostgresServer
 from tests.support.processes import MARKER, reap_leftovers
 from tests.support.services import LiveService
@@ -74,3 +75,17 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 def live_service(start_service: Callable[[str], LiveService], database_url: str) -> LiveService:
     """The real service in a process of its own, on each kind of database in turn."""
     return start_service(database_url)
+
+
+@pytest.fixture(scope="module")
+def module_deployment(tmp_path_factory: pytest.TempPathFactory, nothing_left_running: None) -> Iterator[Deployment]:
+    """A deployment as `balsam up` makes it."""
+    with Deployment.start(tmp_path_factory.mktemp("home")) as deployment:
+        yield deployment
+
+
+@pytest.fixture
+def deployment(module_deployment: Deployment, balsam_home: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    """A configured service with a local site, shared by the tests of the module."""
+    monkeypatch.setenv("BALSAM_HOME", str(module_deployment.home))
+    return module_deployment

@@ -128,11 +128,7 @@ def remove(
     from balsam_exec.model.queries import JobQuery
 
     service = connect()
-    filters = _filters(service, ids, state, tag, site, app_name, None)
-    if not filters:
-        raise typer.BadParameter("say which jobs: ids, or options that choose them")
-    if not ids:
-        confirm(f"Remove {service.count_jobs(**filters)} jobs?", yes)
+    filters = _chosen(service, "Remove", yes, ids, state, tag, site, app_name)
     print(service.delete_jobs(JobQuery(**filters)))
 
 
@@ -153,11 +149,7 @@ def kill(
     from balsam_exec.model.queries import JobQuery
 
     service = connect()
-    filters = _filters(service, ids, state, tag, site, app_name, None)
-    if not filters:
-        raise typer.BadParameter("say which jobs: ids, or options that choose them")
-    if not ids:
-        confirm(f"Kill {service.count_jobs(**filters)} jobs?", yes)
+    filters = _chosen(service, "Kill", yes, ids, state, tag, site, app_name)
     if filters.keys() == {"id"}:
         found = service.kill_jobs(filters["id"])
         if absent := sorted(set(filters["id"]).difference(found.killed, found.ordered, found.over)):
@@ -174,7 +166,7 @@ def _filters(
     tag: list[str] | None,
     site: str | None,
     app_name: str | None,
-    workdir: str | None,
+    workdir: str | None = None,
 ) -> dict[str, Any]:
     wanted = {
         "id": ids,
@@ -185,6 +177,17 @@ def _filters(
         "workdir__contains": workdir,
     }
     return {field: value for field, value in wanted.items() if value}
+
+
+def _chosen(service: Service, verb: str, yes: bool, ids: list[int] | None, *options: Any) -> dict[str, Any]:
+    """The filters for the jobs that are named or chosen by `_filters`'s options; to do something to all that are chosen
+    has to be confirmed."""
+    filters = _filters(service, ids, *options)
+    if not filters:
+        raise typer.BadParameter("say which jobs: ids, or options that choose them")
+    if not ids:
+        confirm(f"{verb} {service.count_jobs(**filters)} jobs?", yes)
+    return filters
 
 
 def _latest(service: Service, filters: dict[str, Any], limit: int) -> list[JobRecord]:

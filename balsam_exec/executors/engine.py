@@ -86,7 +86,7 @@ class Engine:
         tags: dict[str, str],
         load: Callable[[Result], Any],
         guard: Guard,
-        on_end: Callable[[], None],
+        on_end: Callable[[], None] = lambda: None,
         *,
         patience: float = PATIENCE_SEC,
         future: type[JobFuture] = JobFuture,

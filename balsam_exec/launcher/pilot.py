@@ -35,15 +35,13 @@ from balsam_exec.launcher.events import (
 from balsam_exec.launcher.outbox import Lease, Outbox
 from balsam_exec.launcher.placement import SERIAL, Need, Node, Placement, obstacle, occupy, place, room, vacate
 from balsam_exec.model.base import MAX_BULK
-from balsam_exec.model.jobs import Result
+from balsam_exec.model.jobs import KILLED, Result
 from balsam_exec.model.sessions import LeasedJob, Report
 from balsam_exec.model.states import JobState
 from balsam_exec.platform.nodes import NodeSpec
 
 log = logging.getLogger(__name__)
 
-#: What the report of a job says that was killed.
-KILLED = {"reason": "killed by its owner"}
 #: Seconds after which an acquire that is not answered means that there is nothing to do.
 _ANSWER_TIME = 1.0
 

@@ -159,6 +159,10 @@ class Cancelled(Record):
     job_ids: list[Id]
 
 
+#: What the event of a kill says.
+KILLED: Json = {"reason": "killed by its owner"}
+
+
 class KillRequest(Wire):
     ids: list[Id] = Field(max_length=MAX_BULK)
 

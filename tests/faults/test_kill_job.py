@@ -23,18 +23,6 @@ pytestmark = pytest.mark.timeout(240)
 S = JobState
 
 
-@pytest.fixture(scope="module")
-def module_deployment(tmp_path_factory: pytest.TempPathFactory, nothing_left_running: None) -> Iterator[Deployment]:
-    with Deployment.start(tmp_path_factory.mktemp("home")) as deployment:
-        yield deployment
-
-
-@pytest.fixture
-def deployment(module_deployment: Deployment, balsam_home: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
-    monkeypatch.setenv("BALSAM_HOME", str(module_deployment.home))
-    return module_deployment
-
-
 @pytest.fixture
 def allocation(deployment: Deployment) -> Iterator[BatchJob]:
     """A running allocation of this test's own."""

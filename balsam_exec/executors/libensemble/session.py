@@ -64,7 +64,7 @@ class Session:
             return self._engine
 
     def engine_for(self, tags: dict[str, str]) -> Engine:
-        return Engine(self.service, tags, _result_itself, NoAllocation(), _nothing, future=TaskFuture, watched=WATCHED)
+        return Engine(self.service, tags, _result_itself, NoAllocation(), future=TaskFuture, watched=WATCHED)
 
     def flush(self) -> None:
         """Wait until the service has all that was submitted: jobs go on when this process ends, its threads do not."""
@@ -89,7 +89,3 @@ def session_of(service: Service, workflow: str, present: Session | None) -> Sess
 
 def _result_itself(result: Result) -> Any:
     return result
-
-
-def _nothing() -> None:
-    pass

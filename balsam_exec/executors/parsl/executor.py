@@ -221,7 +221,6 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
             self._base.tags,
             load,
             NoAllocation(),
-            self._on_end,
             patience=patience(self._deployment),
             future=TaskFuture,
             watched=[State.RUN_TIMEOUT],
@@ -370,9 +369,6 @@ class BalsamParslExecutor(BlockProviderExecutor, RepresentationMixin):
 
     def _broken(self, reason: object) -> BadStateException:
         return BadStateException(self, reason)  # type: ignore[no-untyped-call]
-
-    def _on_end(self) -> None:
-        pass
 
     def _stop_deployment(self) -> None:
         deployment, self._deployment = self._deployment, None

@@ -80,8 +80,10 @@ class Drained:
 
     def known(self, session_id: int, asked: Asked) -> Lease | None:
         """The answer to an acquire that would find nothing; not to a call that is repeated, its answer was lost."""
-        before, generation, lease = self._found.get(session_id, (None, 0, None))
-        if before is None or lease is None or before[:2] != asked[:2] or before.key == asked.key:
+        if session_id not in self._found:
+            return None
+        before, generation, lease = self._found[session_id]
+        if before[:2] != asked[:2] or before.key == asked.key:
             return None
         return lease if self._hub.quiet_since(generation, [work_at(lease.site_id)]) else None
 

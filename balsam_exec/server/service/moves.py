@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from balsam_exec.model.events import Kind
+from balsam_exec.model.jobs import KILLED
 from balsam_exec.model.states import RUNNABLE, JobState, Step, settle
 from balsam_exec.model.transfers import TransferState
 from balsam_exec.server.service.unit import Unit, orders_for, work_at
@@ -14,8 +15,6 @@ from balsam_exec.server.store.jobs import JobRow
 
 _FINISHED = JobState.JOB_FINISHED
 _ALL_OF_A_RUN = [state.value for state in TransferState]
-#: What the event of a kill says.
-KILLED = {"reason": "killed by its owner"}
 
 
 class Moves:
