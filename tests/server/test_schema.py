@@ -141,9 +141,15 @@ def plans(world: World, use_case: Any, *args: Any) -> str:
             connection.execute(text("SET LOCAL enable_seqscan = off"))
             connection.execute(text("SET LOCAL enable_sort = off"))
             connection.execute(text("SET LOCAL enable_bitmapscan = off"))
-        event.listen(connection, "before_cursor_execute", note)
-        use_case(connection, *args)
-        event.remove(connection, "before_cursor_execute", note)
+        if sqlite:  # which is not always asked by way of SQLAlchemy
+            driver: Any = connection.connection.driver_connection
+            driver.set_trace_callback(lambda statement: asked.append((statement, ())))
+            use_case(connection, *args)
+            driver.set_trace_callback(None)
+        else:
+            event.listen(connection, "before_cursor_execute", note)
+            use_case(connection, *args)
+            event.remove(connection, "before_cursor_execute", note)
         explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
         rows = [row for sql, given in asked for row in connection.exec_driver_sql(explain + sql, given)]
         connection.rollback()

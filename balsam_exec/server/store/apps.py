@@ -10,12 +10,13 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from balsam_exec.model.queries import Query
 from balsam_exec.server.store import filters
 from balsam_exec.server.store.dialect import any_of
+from balsam_exec.server.store.prepared import Prepared
 from balsam_exec.server.store.schema import apps, jobs, sites
 from balsam_exec.server.store.types import AnyRow, IdList
 
 _FIELDS = {column.name: column for column in apps.c}
 
-_FOR_JOBS = (
+_FOR_JOBS = Prepared(
     select(apps.c.id, apps.c.site_id, apps.c.name, apps.c.spec, sites.c.settings)
     .join(sites, sites.c.id == apps.c.site_id)
     .where(any_of(apps.c.id, bindparam("ids", type_=IdList())), apps.c.owner_id == bindparam("owner"))
@@ -24,7 +25,7 @@ _FOR_JOBS = (
 
 def for_jobs(connection: Connection, owner_id: int, ids: Iterable[int]) -> list[Any]:
     """(id, site_id, name, spec, site's settings) of those of the apps that are the owner's."""
-    return list(connection.execute(_FOR_JOBS, {"ids": sorted(set(ids)), "owner": owner_id}))
+    return list(_FOR_JOBS.rows(connection, {"ids": sorted(set(ids)), "owner": owner_id}))
 
 
 def insert_app(connection: Connection, values: dict[str, Any]) -> AnyRow:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 CHANNEL = "balsam"
-_LAST_ID = text("SELECT seq FROM sqlite_sequence WHERE name = :name")
+_LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = ?"
 _NEXT_IDS = text("SELECT nextval(:sequence) FROM generate_series(1, :count)")
 _PAYLOAD_LIMIT = 7000  # PostgreSQL refuses notifications of 8000 bytes
 
@@ -68,7 +68,9 @@ def _use_wal(connection: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     readonly = connection.get_execution_options().get("readonly", False)
-    connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
+    begin = "BEGIN" if readonly else "BEGIN IMMEDIATE"
+    with by_driver(connection, begin) as driver:
+        driver.execute(begin)
 
 
 class any_of(FunctionElement[bool]):
@@ -132,23 +134,38 @@ def bulk_insert(connection: Connection, table: Table, columns: tuple[str, ...], 
     sqlite = connection.dialect.name == "sqlite"
     sql = _insert_sql(table, columns, sqlite)
     if sqlite:
-        connection.exec_driver_sql(sql, rows)
+        with by_driver(connection, sql) as driver:
+            driver.executemany(sql, rows)
         return
-    driver: Any = connection.connection.driver_connection
-    base_error: Any = connection.dialect.loaded_dbapi.Error
-    try:
-        with driver.cursor() as cursor, cursor.copy(sql) as copy:
-            for row in rows:
-                copy.write_row(row)
-    except base_error as error:  # past SQLAlchemy, so wrapped here as it would have been
-        raise DBAPIError.instance(sql, None, error, base_error, dialect=connection.dialect) from error
+    with by_driver(connection, sql) as driver, driver.cursor() as cursor, cursor.copy(sql) as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+class by_driver:
+    """The driver's own connection, past SQLAlchemy; its errors are raised as SQLAlchemy would raise them."""
+
+    def __init__(self, connection: Connection, sql: str) -> None:
+        self._connection = connection
+        self._sql = sql
+
+    def __enter__(self) -> Any:
+        return self._connection.connection.driver_connection
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        dialect = self._connection.dialect
+        base_error: Any = dialect.loaded_dbapi.Error
+        if isinstance(error, base_error):
+            raise DBAPIError.instance(self._sql, None, error, base_error, dialect=dialect) from error
 
 
 def reserve_ids(connection: Connection, table: Table, count: int) -> Sequence[int]:
     """Ids for `count` new rows, ascending, never used before. On SQLite within the write transaction."""
     if connection.dialect.name == "sqlite":
-        last = connection.execute(_LAST_ID, {"name": table.name}).scalar()
-        return range((last or 0) + 1, (last or 0) + 1 + count)
+        with by_driver(connection, _LAST_ID) as driver:
+            found = driver.execute(_LAST_ID, (table.name,)).fetchone()
+        first = (found[0] if found else 0) + 1
+        return range(first, first + count)
     ids = connection.execute(_NEXT_IDS, {"sequence": f"{table.name}_id_seq", "count": count}).scalars()
     return sorted(ids)
 

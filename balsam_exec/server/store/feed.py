@@ -6,17 +6,18 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, func, or_, select
+from sqlalchemy import Connection, and_, bindparam, func, literal, or_, select
 
 from balsam_exec.model.events import Kind
 from balsam_exec.model.queries import FeedQuery
 from balsam_exec.model.states import TERMINAL
 from balsam_exec.server.store.dialect import any_of
 from balsam_exec.server.store.filters import tag_pairs
+from balsam_exec.server.store.prepared import Prepared
 from balsam_exec.server.store.schema import events, job_results, job_tags, jobs
-from balsam_exec.server.store.types import IdList, dicts
+from balsam_exec.server.store.types import IdList
 
-_HEAD = select(func.max(events.c.id)).where(events.c.owner_id == bindparam("owner"))
+_HEAD = Prepared(select(func.max(events.c.id).label("id")).where(events.c.owner_id == bindparam("owner")))
 _ENDED = [state.value for state in sorted(TERMINAL)]
 _COLUMNS = [column for column in events.c if column.name != "owner_id"]
 _SIZE = (
@@ -32,7 +33,7 @@ _AFTER = (
     .order_by(events.c.id)
     .limit(bindparam("limit"))
 )
-_RESULTS = select(job_results).where(any_of(job_results.c.job_id, bindparam("ids", type_=IdList())))
+_RESULTS = Prepared(select(job_results).where(any_of(job_results.c.job_id, bindparam("ids", type_=IdList()))))
 _SIZES = select(job_results.c.job_id, _SIZE).where(any_of(job_results.c.job_id, bindparam("ids", type_=IdList())))
 _ENDED_JOBS = select(jobs.c.id, jobs.c.state, jobs.c.return_code).where(
     any_of(jobs.c.id, bindparam("ids", type_=IdList())),
@@ -43,7 +44,7 @@ _ENDED_JOBS = select(jobs.c.id, jobs.c.state, jobs.c.return_code).where(
 
 def head(connection: Connection, owner_id: int) -> int:
     """The id of the owner's last event: the present end of the feed."""
-    return connection.execute(_HEAD, {"owner": owner_id}).scalar() or 0
+    return _HEAD.rows(connection, {"owner": owner_id})[0].id or 0
 
 
 def after(connection: Connection, owner_id: int, cursor: int, head: int, query: FeedQuery) -> list[dict[str, Any]]:
@@ -60,18 +61,18 @@ def after(connection: Connection, owner_id: int, cursor: int, head: int, query: 
         parameters["sites"] = query.site_id
     if query.subject_id:
         parameters["subjects"] = query.subject_id
-    return dicts(connection.execute(statement, parameters))
+    return statement.dicts(connection, parameters)
 
 
 @lru_cache(maxsize=256)  # who follows the feed asks the same again and again
 def _after(
     kinds: tuple[str, ...], to_states: tuple[str, ...], sites: bool, subjects: bool, tags: tuple[tuple[str, str], ...]
-) -> Select[Any]:
+) -> Prepared:
     statement = _AFTER
     if kinds:
-        statement = statement.where(events.c.kind.in_(kinds))
+        statement = statement.where(events.c.kind.in_([literal(kind) for kind in kinds]))
     if to_states:
-        statement = statement.where(events.c.to_state.in_(to_states))
+        statement = statement.where(events.c.to_state.in_([literal(state) for state in to_states]))
     if sites:
         statement = statement.where(any_of(events.c.site_id, bindparam("sites", type_=IdList())))
     if subjects:
@@ -82,7 +83,7 @@ def _after(
             and_(job_tags.c.key == key, job_tags.c.value == value),
         )
         statement = statement.where(or_(events.c.kind != Kind.JOB.value, has_tag.exists()))
-    return statement
+    return Prepared(statement)
 
 
 def result_sizes(connection: Connection, ids: Iterable[int]) -> dict[int, int]:
@@ -91,7 +92,7 @@ def result_sizes(connection: Connection, ids: Iterable[int]) -> dict[int, int]:
 
 
 def results(connection: Connection, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    return {row.pop("job_id"): row for row in dicts(connection.execute(_RESULTS, {"ids": ids}))}
+    return {row.pop("job_id"): row for row in _RESULTS.dicts(connection, {"ids": ids})}
 
 
 def ended(connection: Connection, owner_id: int, ids: Sequence[int]) -> dict[int, tuple[str, int | None]]:

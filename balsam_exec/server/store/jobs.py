@@ -12,6 +12,7 @@ from sqlalchemy import BindParameter, Connection, Select, bindparam, delete, fun
 from balsam_exec.model.states import JobState, Step
 from balsam_exec.server.store import dialect
 from balsam_exec.server.store.dialect import any_of
+from balsam_exec.server.store.prepared import Prepared
 from balsam_exec.server.store.schema import job_edges, job_payloads, job_results, job_tags, jobs, transfers
 from balsam_exec.server.store.types import AnyRow, IdList
 
@@ -54,9 +55,12 @@ class JobRow:
 
 
 STATE_COLUMNS = [jobs.c[field] for field in JobRow.__slots__]
-_LOCK_BY_ID = (
-    select(*STATE_COLUMNS).where(any_of(jobs.c.id, _IDS), jobs.c.owner_id == _OWNER).order_by(jobs.c.id)
-).with_for_update()
+_LOCK_BY_ID = Prepared(
+    select(*STATE_COLUMNS)
+    .where(any_of(jobs.c.id, _IDS), jobs.c.owner_id == _OWNER)
+    .order_by(jobs.c.id)
+    .with_for_update()
+)
 _LOCK_BY_SESSION = (
     select(*STATE_COLUMNS).where(jobs.c.session_id == bindparam("session")).order_by(jobs.c.id).with_for_update()
 )
@@ -66,14 +70,14 @@ _PARENT_STATES = (
     .order_by(jobs.c.id)
     .with_for_update(read=True)
 )
-_CHILDREN = (
+_CHILDREN = Prepared(
     select(job_edges.c.child_id, func.count()).where(any_of(job_edges.c.parent_id, _IDS)).group_by(job_edges.c.child_id)
 )
 _LOCK_CHILDREN = select(*STATE_COLUMNS).where(any_of(jobs.c.id, _IDS)).order_by(jobs.c.id).with_for_update()
 _PENDING = (
     update(jobs).where(any_of(jobs.c.id, _IDS)).values(pending_parents=jobs.c.pending_parents + bindparam("change"))
 )
-_WRITE = (
+_WRITE = Prepared(
     update(jobs)
     .where(any_of(jobs.c.id, _IDS))
     .values(
@@ -106,7 +110,7 @@ _WAITING_CHILDREN = (
 
 def lock(connection: Connection, owner_id: int, ids: Iterable[int]) -> dict[int, JobRow]:
     """Those of the jobs that exist and are the owner's, locked until the transaction ends."""
-    rows = connection.execute(_LOCK_BY_ID, {"ids": sorted(set(ids)), "owner": owner_id})
+    rows = _LOCK_BY_ID.rows(connection, {"ids": sorted(set(ids)), "owner": owner_id})
     return {row[0]: JobRow.of(row) for row in rows}
 
 
@@ -146,8 +150,8 @@ def write_states(connection: Connection, changed: Iterable[tuple[JobRow, int]], 
         change = (job.state.value, job.session_id, job.batch_job_id, job.return_code, job.kill_requested, epochs)
         groups[change].append(job.id)
     for (state, session_id, batch_job_id, return_code, kill, epochs), ids in groups.items():
-        connection.execute(
-            _WRITE,
+        _WRITE.run(
+            connection,
             {
                 "ids": ids,
                 "to_state": state,
@@ -163,7 +167,7 @@ def write_states(connection: Connection, changed: Iterable[tuple[JobRow, int]], 
 
 def change_pending(connection: Connection, parent_ids: Iterable[int], change: int) -> list[JobRow]:
     """Each of these parents now counts `change` more among the unfinished ones of its children. The children."""
-    counts: dict[int, int] = dict(connection.execute(_CHILDREN, {"ids": list(parent_ids)}).all())
+    counts: dict[int, int] = dict(_CHILDREN.rows(connection, {"ids": list(parent_ids)}))
     if not counts:
         return []
     children = [JobRow.of(row) for row in connection.execute(_LOCK_CHILDREN, {"ids": sorted(counts)})]

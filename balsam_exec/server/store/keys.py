@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, bindparam, delete, select, text, update
 
+from balsam_exec.server.store.prepared import Prepared
 from balsam_exec.server.store.schema import idempotency_keys as keys
 
-_CLAIM = text(
-    "INSERT INTO idempotency_keys (owner_id, key, digest, created) VALUES (:owner, :key, :digest, :now) "
-    "ON CONFLICT (owner_id, key) DO NOTHING"
+_CLAIM = Prepared(
+    text(
+        "INSERT INTO idempotency_keys (owner_id, key, digest, created) VALUES (:owner, :key, :digest, :now) "
+        "ON CONFLICT (owner_id, key) DO NOTHING"
+    )
 )
-_ANSWER = (
+_ANSWER = Prepared(
     update(keys)
     .where(keys.c.owner_id == bindparam("owner"), keys.c.key == bindparam("name"))
     .values(answer=bindparam("body"))
@@ -19,8 +22,7 @@ _ANSWER = (
 
 def claim(connection: Connection, owner_id: int, key: str, digest: bytes, now: int) -> bool:
     """Whether the key is new. Waits for a transaction that is claiming it just now."""
-    claimed = connection.execute(_CLAIM, {"owner": owner_id, "key": key, "digest": digest, "now": now})
-    return claimed.rowcount == 1
+    return _CLAIM.run(connection, {"owner": owner_id, "key": key, "digest": digest, "now": now}) == 1
 
 
 def stored(connection: Connection, owner_id: int, key: str) -> tuple[bytes, bytes]:
@@ -31,7 +33,7 @@ def stored(connection: Connection, owner_id: int, key: str) -> tuple[bytes, byte
 
 
 def answer(connection: Connection, owner_id: int, key: str, body: bytes) -> None:
-    connection.execute(_ANSWER, {"owner": owner_id, "name": key, "body": body})
+    _ANSWER.run(connection, {"owner": owner_id, "name": key, "body": body})
 
 
 def forget(connection: Connection, before: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
 
 from balsam_exec.model.base import MAX_BULK, MAX_ENTITY
 from balsam_exec.model.queries import Query
@@ -14,13 +14,14 @@ from balsam_exec.model.sessions import AcquireRequest, SessionSpec
 from balsam_exec.server.store import filters
 from balsam_exec.server.store.dialect import any_of
 from balsam_exec.server.store.jobs import without_default_outputs
+from balsam_exec.server.store.prepared import Prepared
 from balsam_exec.server.store.schema import RUNNABLE_UNLEASED, TO_KILL, apps, job_payloads, job_tags, jobs, sessions
-from balsam_exec.server.store.types import AnyRow, IdList, dicts, micros
+from balsam_exec.server.store.types import AnyRow, IdList, micros
 
 _IDS = bindparam("ids", type_=IdList())
 _LIMIT = 2**31 - 1  # what a launcher says it has room for may be any number; a column holds no more
 
-_TOUCH = (
+_TOUCH = Prepared(
     update(sessions)
     .where(
         sessions.c.id == bindparam("session"),
@@ -30,12 +31,14 @@ _TOUCH = (
     .values(expires=bindparam("now") + sessions.c.ttl)
     .returning(*sessions.c)
 )
-_REMEMBER = (
+_REMEMBER = Prepared(
     update(sessions)
     .where(sessions.c.id == bindparam("session"))
     .values(acquire_key=bindparam("key"), acquired_ids=bindparam("ids"))
 )
-_LEASE = update(jobs).where(any_of(jobs.c.id, _IDS)).values(session_id=bindparam("session"), epoch=jobs.c.epoch + 1)
+_LEASE = Prepared(
+    update(jobs).where(any_of(jobs.c.id, _IDS)).values(session_id=bindparam("session"), epoch=jobs.c.epoch + 1)
+)
 _RUNNABLE = (
     select(jobs.c.id)
     .where(
@@ -53,7 +56,7 @@ _SERIAL = _RUNNABLE.where(jobs.c.num_nodes == 1, jobs.c.ranks_per_node == 1)
 _SIZES = select(job_payloads.c.job_id, func.length(job_payloads.c.arguments)).where(
     any_of(job_payloads.c.job_id, _IDS), job_payloads.c.arguments.is_not(None)
 )
-_WITH_PAYLOAD = (
+_WITH_PAYLOAD = Prepared(
     select(
         *(jobs.c[name] for name in ("id", "epoch", "app_id", "state", "num_nodes", "ranks_per_node")),
         *(jobs.c[name] for name in ("threads_per_rank", "threads_per_core", "gpus_per_rank")),
@@ -67,7 +70,7 @@ _WITH_PAYLOAD = (
     .where(any_of(jobs.c.id, _IDS), jobs.c.session_id == bindparam("session"))
     .order_by(jobs.c.priority, jobs.c.id)
 )
-_TO_KILL = (
+_TO_KILL = Prepared(
     select(jobs.c.id, jobs.c.epoch)
     .where(text(TO_KILL), jobs.c.session_id == bindparam("session"))
     .order_by(jobs.c.id)
@@ -77,10 +80,10 @@ _TO_KILL = (
 
 def touch(connection: Connection, owner_id: int, session_id: int, now: int) -> AnyRow | None:
     """Extend a living session, and lock it until the transaction ends; None where it is gone or has expired."""
-    return connection.execute(_TOUCH, {"session": session_id, "owner": owner_id, "now": now}).one_or_none()
+    return _TOUCH.one_or_none(connection, {"session": session_id, "owner": owner_id, "now": now})
 
 
-def runnable(site_id: int, request: AcquireRequest) -> tuple[Select[Any], dict[str, Any]]:
+def runnable(site_id: int, request: AcquireRequest) -> tuple[Prepared, dict[str, Any]]:
     """The query for the ids of jobs that fit the request, most urgent first, and its parameters."""
     minutes = request.max_wall_time_min
     return _runnable(request.serial_only, tuple(request.filter_tags.items())), {
@@ -93,7 +96,7 @@ def runnable(site_id: int, request: AcquireRequest) -> tuple[Select[Any], dict[s
 
 
 @lru_cache(maxsize=256)  # a launcher asks the same again and again
-def _runnable(serial_only: bool, tags: tuple[tuple[str, str], ...]) -> Select[Any]:
+def _runnable(serial_only: bool, tags: tuple[tuple[str, str], ...]) -> Prepared:
     query = _SERIAL if serial_only else _RUNNABLE
     for key, value in tags:
         has_tag = select(job_tags.c.job_id).where(
@@ -103,7 +106,7 @@ def _runnable(serial_only: bool, tags: tuple[tuple[str, str], ...]) -> Select[An
             job_tags.c.value == value,
         )
         query = query.where(has_tag.exists())
-    return query
+    return Prepared(query)
 
 
 def lease(
@@ -114,12 +117,12 @@ def lease(
     Returns their ids, and whether there are no more.
     """
     query, parameters = runnable(site_id, request)
-    found = ids = list(connection.execute(query, parameters).scalars())
+    found = ids = [row.id for row in query.rows(connection, parameters)]
     if not ids:
         return [], True
     if len(ids) * MAX_ENTITY > budget:
         ids = _within(budget, ids, dict(connection.execute(_SIZES, {"ids": ids}).all()))
-    connection.execute(_LEASE, {"ids": ids, "session": session_id})
+    _LEASE.run(connection, {"ids": ids, "session": session_id})
     return ids, len(found) < request.max_jobs and len(ids) == len(found)
 
 
@@ -136,19 +139,19 @@ def _within(budget: int, ids: Sequence[int], sizes: dict[int, int]) -> list[int]
 
 def leased(connection: Connection, session_id: int, ids: Sequence[int]) -> list[dict[str, Any]]:
     """All that is needed to run those of the jobs that the session holds."""
-    found = dicts(connection.execute(_WITH_PAYLOAD, {"ids": ids, "session": session_id}))
+    found = _WITH_PAYLOAD.dicts(connection, {"ids": ids, "session": session_id})
     without_default_outputs(found)
     return found
 
 
 def to_kill(connection: Connection, session_id: int) -> dict[int, int]:
     """Of the jobs that the session holds those it is to kill, and their epochs; a bulk at most."""
-    return dict(connection.execute(_TO_KILL, {"session": session_id}).all())
+    return dict(_TO_KILL.rows(connection, {"session": session_id}))
 
 
 def remember(connection: Connection, session_id: int, key: str, ids: Sequence[int]) -> None:
     """The last acquire of the session, for when it is repeated."""
-    connection.execute(_REMEMBER, {"session": session_id, "key": key, "ids": list(ids)})
+    _REMEMBER.run(connection, {"session": session_id, "key": key, "ids": list(ids)})
 
 
 def insert_session(connection: Connection, owner_id: int, spec: SessionSpec, now: int) -> AnyRow:

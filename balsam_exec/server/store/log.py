@@ -8,15 +8,18 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from balsam_exec.server.store import dialect
+from balsam_exec.server.store.prepared import Prepared
 from balsam_exec.server.store.schema import events
 
 _EVENT = ("owner_id", "kind", "subject_id", "site_id", "from_state", "to_state", "timestamp", "data")
 
-_ADD = text(
-    "INSERT INTO job_counts (site_id, state, owner_id, count) VALUES (:site_id, :state, :owner_id, :change) "
-    "ON CONFLICT (site_id, state) DO UPDATE SET count = job_counts.count + excluded.count"
+_ADD = Prepared(
+    text(
+        "INSERT INTO job_counts (site_id, state, owner_id, count) VALUES (:site_id, :state, :owner_id, :change) "
+        "ON CONFLICT (site_id, state) DO UPDATE SET count = job_counts.count + excluded.count"
+    )
 )
-_SUBTRACT = text("UPDATE job_counts SET count = count + :change WHERE site_id = :site_id AND state = :state")
+_SUBTRACT = Prepared(text("UPDATE job_counts SET count = count + :change WHERE site_id = :site_id AND state = :state"))
 
 
 def insert_events(connection: Connection, rows: Sequence[Sequence[Any]]) -> None:
@@ -38,4 +41,4 @@ def change_counts(connection: Connection, changes: Mapping[tuple[int, int, str],
         (_SUBTRACT, [row for row in rows if row["change"] < 0]),
     ):
         if some:
-            connection.execute(statement, some)
+            statement.run(connection, *some)
