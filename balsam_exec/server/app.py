@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from balsam_exec._version import __version__
 from balsam_exec.model.errors import BalsamError, InvalidRequest
@@ -20,7 +21,7 @@ from balsam_exec.server.config import ServerSettings
 from balsam_exec.server.hub import Hub
 from balsam_exec.server.notifications import listen
 from balsam_exec.server.reaper import Reaper
-from balsam_exec.server.routes import ROUTERS
+from balsam_exec.server.routes import ROUTERS, express
 from balsam_exec.server.routes.http import answer, described, hoist
 from balsam_exec.server.service.leases import Drained
 from balsam_exec.server.service.runtime import Runtime
@@ -93,6 +94,19 @@ def create_app(settings: ServerSettings) -> FastAPI:
 
 
 class _Application(FastAPI):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        serve = express.find(scope)
+        if serve is None:
+            await super().__call__(scope, receive, send)
+            return
+        scope["app"] = self
+        request = Request(scope, receive)
+        try:
+            response = await serve(request)
+        except Exception as error:  # noqa: BLE001 - each is answered, and a defect logged
+            response = _refusal(request, error)
+        await response(scope, receive, send)
+
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             document = super().openapi()
@@ -108,12 +122,10 @@ class _Application(FastAPI):
 
 def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(BalsamError)
-    async def refused(_request: Request, error: BalsamError) -> Response:
-        return _error(error.status, error.code, error.message, error.detail)
-
     @app.exception_handler(ValidationError)
-    async def invalid(_request: Request, error: ValidationError) -> Response:
-        return _invalid(error.errors(include_url=False, include_context=False, include_input=False))
+    @app.exception_handler(Exception)
+    async def refused(request: Request, error: Exception) -> Response:
+        return _refusal(request, error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid_path_or_header(_request: Request, error: RequestValidationError) -> Response:
@@ -127,10 +139,14 @@ def _handle_errors(app: FastAPI) -> None:
         response.headers.update(error.headers or {})
         return response
 
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return _error(500, BalsamError.code, f"the service failed: {type(error).__name__} (see its log)", {})
+
+def _refusal(request: Request, error: Exception) -> Response:
+    if isinstance(error, BalsamError):
+        return _error(error.status, error.code, error.message, error.detail)
+    if isinstance(error, ValidationError):
+        return _invalid(error.errors(include_url=False, include_context=False, include_input=False))
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _error(500, BalsamError.code, f"the service failed: {type(error).__name__} (see its log)", {})
 
 
 def _invalid(problems: Any) -> Response:

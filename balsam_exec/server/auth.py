@@ -70,15 +70,20 @@ def _look_up(connection: Connection, digest: bytes, now: int) -> Caller | None:
     return None if row is None else Caller(row.user_id, row.id, None if row.expires is None else micros(row.expires))
 
 
+async def user_of(request: Request) -> int:
+    """The id of the user who asks. Raises NotAuthenticated."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise NotAuthenticated("send a token: `Authorization: Bearer TOKEN`")
+    authenticator: Authenticator = request.app.state.authenticator
+    return (await authenticator.caller(token)).user_id
+
+
 class _Bearer(HTTPBearer):
     """What OpenAPI shows and what lets a caller in, in one: every further dependency costs every request."""
 
     async def __call__(self, request: Request) -> int:  # type: ignore[override]
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise NotAuthenticated("send a token: `Authorization: Bearer TOKEN`")
-        authenticator: Authenticator = request.app.state.authenticator
-        return (await authenticator.caller(token)).user_id
+        return await user_of(request)
 
 
 #: In a route's signature: the id of the user who asks.

@@ -10,9 +10,10 @@ import re
 from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import parse_qsl
 
-from fastapi import Path, Request, Response
+from fastapi import Header, Path, Request, Response
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import to_json
+from starlette.requests import ClientDisconnect
 
 from balsam_exec.model.errors import InvalidRequest, TooLarge
 from balsam_exec.server.service.runtime import Runtime
@@ -20,6 +21,9 @@ from balsam_exec.server.service.runtime import Runtime
 T = TypeVar("T")
 Q = TypeVar("Q", bound=BaseModel)
 
+#: The idempotency key of a request, where it may have one.
+MAX_KEY = 200
+Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=MAX_KEY)]
 #: An id in a path.
 PathId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 COMPONENTS = "#/components/schemas/{model}"
@@ -37,8 +41,12 @@ async def read_bytes(request: Request) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(int(announced), limit)
-    parts, size = [], 0
-    async for part in request.stream():
+    parts, size, more = [], 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part, more = message.get("body", b""), message.get("more_body", False)
         size += len(part)
         if size > limit:
             raise _too_large(size, limit)

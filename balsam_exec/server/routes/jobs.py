@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from balsam_exec.model.base import MAX_BULK, MAX_PAGE, Count, Id, Page
@@ -25,7 +25,18 @@ from balsam_exec.model.jobs import (
 )
 from balsam_exec.model.queries import JobQuery, Query
 from balsam_exec.server.auth import User
-from balsam_exec.server.routes.http import Body, PathId, QueryString, answer, described, empty, raw, read_bytes, runtime
+from balsam_exec.server.routes.http import (
+    Body,
+    Key,
+    PathId,
+    QueryString,
+    answer,
+    described,
+    empty,
+    raw,
+    read_bytes,
+    runtime,
+)
 from balsam_exec.server.service import create, feed, jobs, update
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -48,7 +59,6 @@ CANCEL = Body[CancelRequest](CancelRequest)
 KILL = Body[KillRequest](KillRequest)
 #: So many jobs are stored in about a millisecond or two.
 BRIEF = 16
-Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 
 
 @router.get("", **described(Page[JobRecord], query=QUERY))

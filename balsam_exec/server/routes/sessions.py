@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from balsam_exec.model.base import Page
 from balsam_exec.model.errors import ServiceUnavailable
@@ -19,7 +19,7 @@ from balsam_exec.model.sessions import (
     SessionSpec,
 )
 from balsam_exec.server.auth import User
-from balsam_exec.server.routes.http import Body, PathId, QueryString, answer, described, empty, read_bytes, runtime
+from balsam_exec.server.routes.http import Body, Key, PathId, QueryString, answer, described, empty, read_bytes, runtime
 from balsam_exec.server.routes.waiting import until_found
 from balsam_exec.server.service import leases, sessions
 from balsam_exec.server.service.unit import orders_for, work_at
@@ -33,7 +33,6 @@ HEARTBEAT = Body[Heartbeat](Heartbeat)
 REPORT = Body[ReportBatch](ReportBatch)
 #: So many reports are recorded in a few milliseconds.
 BRIEF = 200
-Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 
 
 @router.get("", **described(Page[SessionRecord], query=QUERY))
