@@ -40,6 +40,8 @@ from balsam_exec.model.errors import (
 DEADLINE = 60.0
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 60.0
+#: Bytes of a body that is sent in one piece with its headers.
+_SHORT = 64 * 1024
 
 _IDEMPOTENT = frozenset({"GET", "PUT", "DELETE"})
 _TRANSIENT = frozenset({502, 503, 504})
@@ -240,9 +242,30 @@ class _Link:
 
 def _tracked(base: Any, opened: Callable[[Any], None]) -> Any:
     class Tracked(base):  # type: ignore[misc]
+        _gathered: list[bytes] | None = None
+
         def connect(self) -> None:
             super().connect()
             opened(self)
+
+        def request(self, method: str, url: str, body: bytes | None = None, *args: Any, **options: Any) -> None:
+            """Headers and a short body leave together: each packet by itself would wake the service."""
+            if body is None or len(body) > _SHORT:
+                super().request(method, url, body, *args, **options)
+                return
+            gathered: list[bytes] = []
+            self._gathered = gathered
+            try:
+                super().request(method, url, body, *args, **options)
+            finally:
+                self._gathered = None
+            self.send(b"".join(gathered))
+
+        def send(self, data: Any) -> None:
+            if self._gathered is None:
+                super().send(data)
+            else:
+                self._gathered.append(data)
 
     return Tracked
 

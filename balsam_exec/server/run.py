@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from balsam_exec.server.admin import bootstrap
 from balsam_exec.server.app import create_app
@@ -18,6 +21,8 @@ from balsam_exec.server.migrations import migrate
 
 #: Seconds that requests in flight get when the service ends; long polls answer at once.
 _GRACE = 2
+#: Bytes that are gathered at most.
+_SHORT = 64 * 1024
 
 
 def serve(
@@ -42,7 +47,7 @@ def serve(
         uvicorn.Config(
             create_app(settings),
             loop="uvloop",
-            http="httptools",
+            http=_Protocol,
             ws="none",
             access_log=False,
             proxy_headers=False,
@@ -54,6 +59,41 @@ def serve(
     if until_eof:
         _at_eof(server.stop)
     server.run(sockets=[listener])
+
+
+class _Protocol(HttpToolsProtocol):
+    """Sends the head and the body of an answer in one piece: each packet by itself would wake the client."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(_Gathering(transport, self.loop))  # type: ignore[arg-type]
+
+
+class _Gathering:
+    """A transport that writes what comes in one turn of the event loop at its end, and at once what is large."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._waiting: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._waiting:
+            self._loop.call_soon(self._flush)
+        self._waiting.append(data)
+        if len(data) > _SHORT:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._transport.write(b"".join(self._waiting))
+            self._waiting.clear()
 
 
 class _Server(uvicorn.Server):
