@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import sys
@@ -51,6 +52,8 @@ def serve(
             ws="none",
             access_log=False,
             proxy_headers=False,
+            server_header=False,
+            date_header=False,
             log_level="warning",
             timeout_keep_alive=75,
             timeout_graceful_shutdown=_GRACE,
@@ -58,6 +61,10 @@ def serve(
     )
     if until_eof:
         _at_eof(server.stop)
+    # What is loaded by now stays: the garbage collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     server.run(sockets=[listener])
 
 
