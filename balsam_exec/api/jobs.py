@@ -159,7 +159,7 @@ class JobQuerySet(QuerySet["Job"]):
             yield from group
 
     def _lookup(self, client: Client, name: str, value: Any) -> tuple[str, Any]:
-        if name in ("parent_id", "parent_ids", "id"):
+        if name in ("parent_id", "parent_ids", "child_id", "child_ids", "id"):
             many = value if isinstance(value, (list, tuple, set, frozenset, QuerySet)) else [value]
             return name.removesuffix("s"), [getattr(one, "id", one) for one in many]
         if name in ("app", "app_id"):
@@ -299,6 +299,14 @@ class Job(Resource):
         if value not in set(JobState):
             raise InvalidRequest(f"{value!r} is not a state; possible: {', '.join(JobState)}")
         self._values["state"] = JobState(value)
+
+    def parent_query(self) -> JobQuerySet:
+        """The jobs that it waits or has waited for."""
+        return self._own_client.Job.objects.filter(child_id=self._saved_id())
+
+    def child_query(self) -> JobQuerySet:
+        """The jobs that wait or have waited for it."""
+        return self._own_client.Job.objects.filter(parent_id=self._saved_id())
 
     def resolve_workdir(self, path: str | Path) -> Path:
         """Its working directory, where `path` is its site's data directory."""
