@@ -37,6 +37,8 @@ class JobFields(TypedDict, total=False):
     tags: Mapping[str, str]
     data: Json
     parent_ids: Sequence[int | Job]
+    on_parent_failure: Literal["fail", "run", "hold"]
+    input_files: Sequence[str]
     transfers: Mapping[str, str]
     num_nodes: int
     ranks_per_node: int
@@ -201,6 +203,10 @@ class Job(Resource):
     #: What the app is run with, by name; for Python apps decoded.
     parameters: Field[dict[str, Any]] = Field(copied=dict)
     parent_ids: Field[list[Any]] = Field(copied=list)
+    #: What becomes of it when a parent fails or is killed: "fail" (it fails too), "run" (it runs all the same), "hold".
+    on_parent_failure: Field[str] = Field()
+    #: Patterns of files of its parents' workdirs, copied to its own before `preprocess`.
+    input_files: Field[list[str]] = Field()
     #: Slot -> "location:path".
     transfers: Field[dict[str, str]] = Field()
     num_nodes: Field[int] = Field()
@@ -216,6 +222,10 @@ class Job(Resource):
     stderr: Field[str] = Field()
     batch_job_id: Field[int | None] = Field(read_only=True)
     return_code: Field[int | None] = Field(read_only=True)
+    #: How often a launcher has run it.
+    num_runs: Field[int] = Field(read_only=True)
+    #: Where it failed because a parent did: the job that failed first.
+    root_cause: Field[int | None] = Field(read_only=True)
     created: Field[datetime] = Field(read_only=True)
     last_update: Field[datetime] = Field(read_only=True)
 

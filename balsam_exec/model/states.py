@@ -50,12 +50,23 @@ class Step(IntFlag):
     STAGE_OUT = 8
     HANDLE_ERROR = 16
     HANDLE_TIMEOUT = 32
+    INPUT_FILES = 64  #: files to copy from its parents
+
+
+class OnParentFailure(StrEnum):
+    """What becomes of a waiting job when one of its parents is FAILED or USER_KILLED."""
+
+    FAIL = "fail"  #: it is FAILED too, and waits again when that parent is restarted
+    RUN = "run"  #: it counts that parent as done
+    HOLD = "hold"  #: it goes on waiting
 
 
 #: A launcher may acquire a job in one of these.
 RUNNABLE = frozenset({JobState.PREPROCESSED, JobState.RESTART_READY})
 #: Nothing more happens to a job in one of these unless its owner restarts it.
 TERMINAL = frozenset({JobState.JOB_FINISHED, JobState.FAILED, JobState.USER_KILLED})
+#: It has ended without success.
+FAILURES = TERMINAL - {JobState.JOB_FINISHED}
 
 
 def _table() -> dict[tuple[JobState, JobState], frozenset[Actor]]:
@@ -125,7 +136,7 @@ def _over_missing_steps(state: JobState, steps: Step, pending_parents: int) -> J
         if pending_parents:
             return s.AWAITING_PARENTS
         state = s.READY
-    if state is s.READY and not steps & Step.STAGE_IN:
+    if state is s.READY and not steps & (Step.STAGE_IN | Step.INPUT_FILES):
         state = s.STAGED_IN
     if state is s.STAGED_IN and not steps & Step.PREPROCESS:
         state = s.PREPROCESSED

@@ -10,7 +10,7 @@ from balsam_exec.model.apps import HOOK_STEPS, ParameterSpec, TransferSlot, chec
 from balsam_exec.model.errors import Conflict, NotFound, ParameterError
 from balsam_exec.model.events import Kind
 from balsam_exec.model.jobs import STDOUT, JobSpec
-from balsam_exec.model.states import RUNNABLE, JobState, Step, settle
+from balsam_exec.model.states import FAILURES, RUNNABLE, JobState, Step, settle
 from balsam_exec.model.transfers import TransferState
 from balsam_exec.server.service.moves import steps_of
 from balsam_exec.server.service.unit import Unit, tag_marks, work_at
@@ -146,11 +146,13 @@ def _store(
         steps = app.steps
         if spec.transfers:
             steps = steps_of(steps, (app.slots[slot].direction for slot in spec.transfers))
-        pending = 0
+        pending = failed = 0
         if spec.parent_ids:
             unique = set(spec.parent_ids)
             edges += [(parent, job_id) for parent in unique]
             pending = sum(parents[parent] is not _FINISHED for parent in unique)
+            failed = sum(parents[parent] in FAILURES for parent in unique)
+            steps |= Step.INPUT_FILES if spec.input_files else Step.NONE
         state = settle(JobState.CREATED, steps, pending)
         marks = tag_marks(spec.tags) if spec.tags else 0
         rows.append(
@@ -158,13 +160,14 @@ def _store(
                 *(job_id, owner_id, app.site_id, spec.app_id, state.value, -spec.wall_time_min, int(steps), pending, 0),
                 *(spec.num_nodes, spec.ranks_per_node, spec.threads_per_rank, spec.threads_per_core),
                 *(spec.gpus_per_rank, spec.node_packing_count, spec.wall_time_min, marks, now, now),
+                *(spec.on_parent_failure.value, failed, None),
             )
         )
         payloads.append(
             (
                 *(job_id, spec.workdir, encode(spec.tags), encode(spec.data), encode(spec.parameters)),
                 *(encode(spec.launch_params), encode(spec.transfers), spec.arguments),
-                *(None if spec.stdout == STDOUT else spec.stdout, spec.stderr or None),
+                *(None if spec.stdout == STDOUT else spec.stdout, spec.stderr or None, encode(spec.input_files)),
             )
         )
         if spec.tags:

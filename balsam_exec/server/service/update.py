@@ -20,7 +20,9 @@ from balsam_exec.server.store import jobs as store
 from balsam_exec.server.store.jobs import JobRow
 
 #: Fields of a patch that live in `job_payloads`; `tags` has rows of its own besides.
-_PAYLOAD = frozenset({"workdir", "tags", "data", "parameters", "arguments", "launch_params", "stdout", "stderr"})
+_PAYLOAD = frozenset(
+    {"workdir", "tags", "data", "parameters", "arguments", "launch_params", "stdout", "stderr", "input_files"}
+)
 #: Output files and their usual names, which are stored as NULL.
 _OUTPUTS = {"stdout": STDOUT, "stderr": ""}
 #: Fields that may change while a launcher holds the job.

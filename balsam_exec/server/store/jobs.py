@@ -22,10 +22,11 @@ JOB_COLUMNS = (
     *("id", "owner_id", "site_id", "app_id", "state", "priority", "steps", "pending_parents", "epoch"),
     *("num_nodes", "ranks_per_node", "threads_per_rank", "threads_per_core", "gpus_per_rank"),
     *("node_packing_count", "wall_time_min", "tag_marks", "created", "last_update"),
+    *("on_parent_failure", "failed_parents", "root_cause"),
 )
 PAYLOAD_COLUMNS = (
     *("job_id", "workdir", "tags", "data", "parameters", "launch_params", "transfers", "arguments"),
-    *("stdout", "stderr"),
+    *("stdout", "stderr", "input_files"),
 )
 
 

@@ -18,9 +18,19 @@ from balsam_exec.server.store.types import IdList, dicts
 _JOB_FIELDS = (
     *("id", "app_id", "site_id", "state", "batch_job_id", "return_code", "created", "last_update"),
     *("num_nodes", "ranks_per_node", "threads_per_rank", "threads_per_core", "gpus_per_rank"),
-    *("node_packing_count", "wall_time_min"),
+    *("node_packing_count", "wall_time_min", "on_parent_failure", "num_runs", "root_cause"),
 )
-_PAYLOAD_FIELDS = ("workdir", "tags", "data", "parameters", "launch_params", "transfers", "stdout", "stderr")
+_PAYLOAD_FIELDS = (
+    "workdir",
+    "tags",
+    "data",
+    "parameters",
+    "launch_params",
+    "transfers",
+    "stdout",
+    "stderr",
+    "input_files",
+)
 #: All of a JobRecord but its arguments, which may be large: only their size.
 _RECORD = [
     *(jobs.c[name] for name in _JOB_FIELDS),
