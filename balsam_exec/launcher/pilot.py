@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds after which an acquire that is not answered means that there is nothing to do.
 _ANSWER_TIME = 1.0
+#: So much of an app's digest names its version in the event of a run.
+_SHORT = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +258,7 @@ class Pilot:
             self._running[job_id] = _Running(waiting.job, placement)
             self._usual = waiting.need
             self._rate.count(now)
-            self._report(waiting.job, JobState.RUNNING, now)
+            self._report(waiting.job, JobState.RUNNING, now, {"app": waiting.job.app_digest[:_SHORT]})
             actions.append(Start(waiting.job, placement))
             if not self._anything_free:
                 return
