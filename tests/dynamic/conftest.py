@@ -6,6 +6,9 @@ import pytest
 
 from balsam_exec import BatchJob
 from balsam_exec.embedded import Deployment
+from tests.launcher.conftest import launch, service
+
+__all__ = ["launch", "service"]
 
 
 @pytest.fixture(scope="module")
