@@ -1,4 +1,4 @@
-"""Command apps: each job a process group of its own, its output in files of its workdir."""
+"""Jobs that are processes of their own: each leads a session, its output goes to files of its workdir."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,16 +28,21 @@ from balsam_exec.platform.mpi import launch_prefix
 _PLAIN = re.compile(r"[\w@%+=:,./' -]+", re.ASCII)
 
 
+#: From the return code (as of subprocess) and the output files, each with its length before, to what became of a job.
+Conclude = Callable[..., Outcome]
+
+
 @dataclass(slots=True)
 class _Command:
     process: subprocess.Popen[bytes]
     tree: Tree
     pidfd: int
     outputs: list[tuple[Path, int]]  #: the files of its stderr and stdout, and where in them it begins
+    conclude: Conclude
 
 
 class CommandRunner:
-    """Starts the commands of jobs and tells the reactor when they end."""
+    """Starts the processes of jobs and tells the reactor when nothing is left of them."""
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
@@ -45,13 +50,19 @@ class CommandRunner:
         self._stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def start(self, job: LeasedJob, app: AppRecord, workdir: Path, environment: Mapping[str, str]) -> None:
-        """Raises BalsamError or OSError if it cannot be started."""
+        """Run the job of a command app. Raises BalsamError or OSError if it cannot be started."""
         from balsam_exec.apps.templates import render  # Jinja2: many launchers never run a command
 
         assert app.command_template is not None
         line = render(app.command_template, app.parameters, job.parameters, app.name)
         prefix = launch_prefix(job, environment)
         words = prefix + command_words(line, environment.get("PATH"))
+        self.run(job, words, workdir, environment, outcomes.command_ended)
+
+    def run(
+        self, job: LeasedJob, words: list[str], workdir: Path, environment: Mapping[str, str], conclude: Conclude
+    ) -> None:
+        """Run these words; when nothing is left of the job, `conclude` says what became of it. Raises OSError."""
         with ExitStack() as opened:
             descriptors, outputs = [], []
             for name in outcomes.output_files(job):
@@ -60,7 +71,7 @@ class CommandRunner:
                 descriptors.append(descriptor)
                 outputs.append((workdir / name, os.lseek(descriptor, 0, os.SEEK_END)))
             process = self._spawn(words, descriptors[-1], descriptors[0], workdir, environment)
-        command = _Command(process, Tree(process.pid), open_pidfd(process), outputs)
+        command = _Command(process, Tree(process.pid), open_pidfd(process), outputs, conclude)
         self._commands[job.id] = command
         self._reactor.watch(command.pidfd, lambda _: self._ended(job.id))
 
@@ -101,7 +112,7 @@ class CommandRunner:
             return
         command.tree.clear()
         del self._commands[job_id]
-        outcome = outcomes.command_ended(command.process.wait(), *command.outputs)
+        outcome = command.conclude(command.process.wait(), *command.outputs)
         self._reactor.emit(Ended(job_id, outcome, command.tree.unasked))
 
 

@@ -38,7 +38,7 @@ def launch(site: Path, batch_job_id: int, guardians: Iterable[int] = ()) -> int:
     except BalsamError as error:
         log.error("the launcher cannot start: %s", error)
         return 1
-    mission = mission_of(directory.data, settings, batch_job, session.ttl_sec)
+    mission = mission_of(directory, settings, batch_job, session.ttl_sec)
     # Jobs use the same service as we do, and by default the site that they run at.
     handed_on = credentials.model_copy(update={"site": str(batch_job.site_id)}).variables()
     launcher = Launcher(service, session, mission, {**os.environ, **handed_on})
@@ -59,10 +59,11 @@ def run_to_the_end(launcher: Launcher, service: Service) -> bool:
         service.close()  # wakes the threads that wait for an answer
 
 
-def mission_of(data: Path, settings: SiteSettings, batch_job: BatchJobRecord, ttl: float) -> Mission:
+def mission_of(directory: SiteDirectory, settings: SiteSettings, batch_job: BatchJobRecord, ttl: float) -> Mission:
     idle = settings.idle_ttl_sec if batch_job.idle_ttl_sec is None else batch_job.idle_ttl_sec
     return Mission(
-        data=data,
+        data=directory.data,
+        exchange=directory.exchange,
         nodes=(local_node(settings.cores, settings.gpus),),
         terms=Terms(ttl=ttl, wall_time=time_left(batch_job, datetime.now(UTC)), idle=float(idle)),
         batch_job_id=batch_job.id,

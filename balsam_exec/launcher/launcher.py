@@ -17,6 +17,7 @@ from balsam_exec.launcher.events import Acquire, Action, Drain, Ended, Event, Ex
 from balsam_exec.launcher.link import LauncherService, Link
 from balsam_exec.launcher.pilot import Pilot, Terms
 from balsam_exec.launcher.placement import Placement
+from balsam_exec.launcher.ranks import RankRunner
 from balsam_exec.launcher.reactor import Reactor
 from balsam_exec.launcher.workers import PythonRunner
 from balsam_exec.model.apps import AppRecord
@@ -36,6 +37,7 @@ class Mission:
     """Where a launcher works and which jobs it may take."""
 
     data: Path  #: the site's directory of workdirs
+    exchange: Path  #: where the ranks of Python apps find their call and leave what came of it
     nodes: tuple[NodeSpec, ...]
     terms: Terms
     batch_job_id: int | None = None
@@ -58,6 +60,7 @@ class Launcher:
         self._pilot = Pilot(mission.nodes, mission.terms, now, time.time() - now)
         self._link = Link(service, session, self.reactor.post)
         self._commands = CommandRunner(self.reactor)
+        self._ranks = RankRunner(self._commands, mission.exchange)
         self._python = PythonRunner(self.reactor, sum(node.cores for node in mission.nodes))
         self._environment = dict(environment)
         if mission.batch_job_id is not None:
@@ -113,14 +116,18 @@ class Launcher:
         job = start.job
         workdir = self._mission.data / job.workdir
         try:
-            app = self._link.apps.get(job.app_digest)
+            app = self._link.apps.get(job.app_id)
             if app is None:
                 raise NotFound(f"its app (id {job.app_id}) no longer exists")
             environment = self._environment_of(app, start.placement)
-            if app.command_template is None:
+            if app.command_template is None and job.ranks == 1:
                 self._python.start(job, app, workdir, environment)
+                return
+            environment["BALSAM_JOB_ID"] = str(job.id)
+            if app.command_template is None:
+                self._ranks.start(job, app, workdir, environment)
             else:
-                self._commands.start(job, app, workdir, {**environment, "BALSAM_JOB_ID": str(job.id)})
+                self._commands.start(job, app, workdir, environment)
         except (BalsamError, OSError) as problem:
             self.reactor.emit(Ended(job.id, cannot_start(problem)))
 

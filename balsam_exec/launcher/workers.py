@@ -1,4 +1,4 @@
-"""Python apps: warm worker processes (worker.py), found, fed, watched and replaced."""
+"""Python apps on one rank: warm worker processes (worker.py), found, fed, watched and replaced."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from balsam_exec.apps import codec
-from balsam_exec.apps.payload import too_large
 from balsam_exec.launcher import outcomes, worker
 from balsam_exec.launcher.events import Ended, Outcome
 from balsam_exec.launcher.reactor import READ, WRITE, Reactor, open_pidfd
 from balsam_exec.launcher.tree import Tree
 from balsam_exec.model.apps import AppRecord, Isolation
 from balsam_exec.model.base import MAX_ENTITY
-from balsam_exec.model.errors import ConfigurationError, PayloadError
 from balsam_exec.model.sessions import LeasedJob
 
 #: What a worker is for: an interpreter and the environment it starts with.
 Kind = tuple[str, frozenset[tuple[str, str]]]
 
-_NO_ARGUMENTS = codec.dumps(((), {}))
+#: Of a job that was given none.
+NO_ARGUMENTS = codec.dumps(((), {}))
 _CHUNK = 256 * 1024
 
 
@@ -150,8 +149,6 @@ class PythonRunner:
 
     def start(self, job: LeasedJob, app: AppRecord, workdir: Path, environment: Mapping[str, str]) -> None:
         """`environment` without what differs from job to job. Raises BalsamError or OSError if it cannot be started."""
-        if job.num_nodes * job.ranks_per_node > 1:
-            raise ConfigurationError("a Python app runs on one rank here: set num_nodes=1 and ranks_per_node=1")
         kind = (app.python_exe or sys.executable, frozenset(environment.items()))
         chosen = self._take(kind, app.digest)
         files = outcomes.output_files(job)
@@ -161,7 +158,7 @@ class PythonRunner:
             chosen.apps.add(app.digest)
             chosen.send(("app", app.digest, app.payload, app.isolation is Isolation.PROCESS))
         variables = {"BALSAM_JOB_ID": str(job.id)}
-        chosen.send(("call", app.digest, job.arguments or _NO_ARGUMENTS, str(workdir), files, variables))
+        chosen.send(("call", app.digest, job.arguments or NO_ARGUMENTS, str(workdir), files, variables))
 
     def kill(self, job_id: int, signum: signal.Signals) -> bool:
         """Signal the job's worker, and all it started; False if it is none of ours."""
@@ -193,7 +190,7 @@ class PythonRunner:
         if task is None:
             source.tree.tell(signal.SIGKILL)  # it speaks out of turn: not our worker's code any more
             return
-        outcome = _outcome(status, number, body, task)
+        outcome = outcomes.answered(status, number, body, *task.outputs)
         if source.tree.told:  # the answer is told when nothing is left of it, as any end would be
             task.outcome = outcome
             source.close()
@@ -232,22 +229,3 @@ class PythonRunner:
         except subprocess.TimeoutExpired:
             unwanted.tree.tell(signal.SIGKILL)
             unwanted.process.wait()
-
-
-def _outcome(status: int, number: int, body: bytes, task: _Task) -> Outcome:
-    text = body[number if status == worker.RAISED else 0 :].decode("utf-8", "replace")
-    match status:
-        case worker.VALUE:
-            return outcomes.done(body)
-        case worker.RAISED:
-            return outcomes.failed("exception", text, exception=body[:number])
-        case worker.TOO_LARGE:
-            return outcomes.refused(too_large(number, "the result"))
-        case worker.EXITED:
-            return outcomes.failed("exit", f"the app called sys.exit: exit code {number}\n{text}".strip(), number)
-        case worker.NO_WORKDIR:
-            return outcomes.failed("exit", text)
-        case worker.DIED:
-            return outcomes.worker_died(os.waitstatus_to_exitcode(number), *task.outputs)
-        case _:
-            return outcomes.refused(PayloadError(text))

@@ -17,7 +17,7 @@ def launch_prefix(resources: Resources, environ: Mapping[str, str]) -> list[str]
     `launch_params` of the job go to the MPI launcher as they are, key then value. Raises ConfigurationError if there
     is no MPI launcher, neither on the PATH of `environ` nor beside this Python.
     """
-    ranks = resources.num_nodes * resources.ranks_per_node
+    ranks = resources.ranks
     if ranks == 1:
         return []
     # Where MPI was installed with pip it is beside the interpreter, which need not be on the PATH.

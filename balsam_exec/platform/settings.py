@@ -81,6 +81,7 @@ class SiteDirectory:
         self.data = self.path / "data"
         self.log = self.path / "log"
         self.qsubmit = self.path / "qsubmit"
+        self.exchange = self.path / "exchange"
 
     @property
     def exists(self) -> bool:

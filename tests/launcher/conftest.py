@@ -55,7 +55,8 @@ def launch(service: FakeService, tmp_path: Path) -> Iterator[Callable[..., Runni
     def start(cores: int = 2, gpus: int = 0, **terms: Any) -> Running:
         node = NodeSpec("here", cores, tuple(map(str, range(gpus))))
         quick = replace(Terms(ttl=service.ttl, grace=1.0), **terms)
-        started.append(Running(service, Mission(tmp_path / "data", (node,), quick, batch_job_id=3)))
+        mission = Mission(tmp_path / "data", tmp_path / "exchange", (node,), quick, batch_job_id=3)
+        started.append(Running(service, mission))
         return started[-1]
 
     yield start
