@@ -116,7 +116,7 @@ class Launcher:
         job = start.job
         workdir = self._mission.data / job.workdir
         try:
-            app = self._link.apps.get(job.app_id)
+            app = self._link.apps.get(job.app_digest)
             if app is None:
                 raise NotFound(f"its app (id {job.app_id}) no longer exists")
             environment = self._environment_of(app, start.placement)

@@ -32,10 +32,6 @@ class Resources(Wire):
         return self.num_nodes * self.ranks_per_node
 
     @property
-    def ranks(self) -> int:
-        return self.num_nodes * self.ranks_per_node
-
-    @property
     def cores_per_node(self) -> int:
         return self.ranks_per_node * -(-self.threads_per_rank // self.threads_per_core)
 
