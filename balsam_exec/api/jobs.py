@@ -24,6 +24,7 @@ from balsam_exec.client.service import Service
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.base import MAX_BULK, Json
 from balsam_exec.model.errors import DoesNotExist, InvalidRequest
+from balsam_exec.model.explain import Explanation
 from balsam_exec.model.files import DEFAULT_CHUNK
 from balsam_exec.model.jobs import JobBulkPatch, JobPatch, JobRecord, JobSpec, Result
 from balsam_exec.model.queries import JobQuery
@@ -297,6 +298,14 @@ class Job(Resource):
 
     # --- the rest
 
+    def explain(self) -> Explanation:
+        """Why it is in its state as of now: what it waits for, where it runs, how it ended.
+
+        `print(job.explain())` is a sentence; `.reasons` are what holds, each with a `code`, a text and its numbers, the
+        most telling first.
+        """
+        return self._own_client.service.explain_job(self._saved_id())
+
     @property
     def state(self) -> JobState:
         """Where it stands as far as was seen; assign a state and `save()` to move it there."""
@@ -413,6 +422,11 @@ class Job(Resource):
         if data := given.get("data"):
             _require_json(data)
         return cast(JobSpec, self._validated(JobSpec, given)), record
+
+
+def unsaved(job: Job) -> JobPatch:
+    """What was changed in a saved job since it was last seen, as `save` would send it. Raises InvalidRequest."""
+    return job._patch(job._changes())
 
 
 def _create(client: Client, drafts: Sequence[tuple[Job, tuple[JobSpec, AppRecord]]], key: str) -> None:
