@@ -56,6 +56,10 @@ class JobFields(TypedDict, total=False):
 JOB_FIELDS = frozenset(JobFields.__annotations__)
 
 
+#: Fields that whoever made a record may have left for the service to say.
+_ASKED_FOR = frozenset({"created", "last_update", "parent_ids", "transfers", "input_files"})
+
+
 class WaitResult(NamedTuple):
     done: list[Job]
     not_done: list[Job]
@@ -353,7 +357,7 @@ class Job(Resource):
         if record is not None and name not in self._values:
             if name == "parameters" and record.arguments is not None:
                 return self._decoded()
-            if name in ("created", "last_update") and getattr(record, name) is None:
+            if name in _ASKED_FOR and getattr(record, name) is None:
                 self._seen(self._own_client.service.job(record.id))
         return super()._value(name)
 
