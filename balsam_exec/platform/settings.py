@@ -34,7 +34,34 @@ gpus: null
 
 # A launcher ends after so many seconds without work, unless its batch job says otherwise.
 idle_ttl_sec: 60
+
+# Hooks of apps run beside the agent in so many processes (null: one for each core, at most 4). One that takes longer
+# than so many seconds is ended, and its job failed.
+processing:
+  workers: null
+  hook_timeout_sec: 600
+
+# Whether to remove from the workdirs of finished jobs what the cleanup_files of their apps name.
+file_cleaner:
+  enabled: false
 """
+
+
+class ProcessingSettings(BaseModel):
+    """How the agent runs the hooks of jobs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    workers: int | None = Field(default=None, ge=1, le=1_000)  #: processes; None: one for each core, at most 4
+    hook_timeout_sec: float = Field(default=600, gt=0, le=86_400)  #: after so long a hook is ended, and its job FAILED
+
+
+class FileCleanerSettings(BaseModel):
+    """What the agent removes when jobs have finished."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = False  #: whether what an app's `cleanup_files` name is removed from workdirs of its finished jobs
 
 
 class SiteSettings(BaseModel):
@@ -50,6 +77,8 @@ class SiteSettings(BaseModel):
     idle_ttl_sec: int = Field(default=60, ge=0)
     #: Seconds between the SIGTERM that ends an allocation and the SIGKILL of what is left of it.
     cancel_grace_sec: float = Field(default=30, ge=0, le=86_400)
+    processing: ProcessingSettings = ProcessingSettings()  #: of hooks
+    file_cleaner: FileCleanerSettings = FileCleanerSettings()  #: of files that apps declare as disposable
 
     @classmethod
     def load(cls, directory: Path) -> Self:
