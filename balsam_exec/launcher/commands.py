@@ -9,7 +9,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,11 +18,12 @@ from pathlib import Path
 from balsam_exec.launcher import outcomes
 from balsam_exec.launcher.events import Ended, Outcome
 from balsam_exec.launcher.reactor import Reactor, open_pidfd
+from balsam_exec.launcher.surroundings import Surroundings
 from balsam_exec.launcher.tree import Tree
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.errors import BalsamError
 from balsam_exec.model.sessions import LeasedJob
-from balsam_exec.platform.mpi import launch_prefix
+from balsam_exec.platform.cpus import confined
 
 #: A command of such characters means to a shell what it says: words, some of them in single quotes.
 _PLAIN = re.compile(r"[\w@%+=:,./' -]+", re.ASCII)
@@ -49,28 +50,28 @@ class CommandRunner:
         self._commands: dict[int, _Command] = {}
         self._stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
-    def start(self, job: LeasedJob, app: AppRecord, workdir: Path, environment: Mapping[str, str]) -> None:
-        """Run the job of a command app. Raises BalsamError or OSError if it cannot be started."""
+    def start(self, job: LeasedJob, app: AppRecord, around: Surroundings, prefix: list[str]) -> None:
+        """Run the command of an app behind the words of `prefix`. Raises BalsamError or OSError if that cannot be."""
         from balsam_exec.apps.templates import render  # Jinja2: many launchers never run a command
 
         assert app.command_template is not None
         line = render(app.command_template, app.parameters, job.parameters, app.name)
-        prefix = launch_prefix(job, environment)
-        words = prefix + command_words(line, environment.get("PATH"))
-        self.run(job, words, workdir, environment, outcomes.command_ended)
+        words = prefix + command_words(line, around.environment.get("PATH"))
+        self.run(job, words, around, outcomes.command_ended)
 
-    def run(
-        self, job: LeasedJob, words: list[str], workdir: Path, environment: Mapping[str, str], conclude: Conclude
-    ) -> None:
-        """Run these words; when nothing is left of the job, `conclude` says what became of it. Raises OSError."""
+    def run(self, job: LeasedJob, words: list[str], around: Surroundings, conclude: Conclude) -> None:
+        """Run these words; when nothing is left of the job, `conclude` says what became of it.
+
+        Raises OSError or ConfigurationError if they cannot be run.
+        """
         with ExitStack() as opened:
             descriptors, outputs = [], []
             for name in outcomes.output_files(job):
-                descriptor = _open_output(workdir, name)
+                descriptor = _open_output(around.workdir, name)
                 opened.callback(os.close, descriptor)
                 descriptors.append(descriptor)
-                outputs.append((workdir / name, os.lseek(descriptor, 0, os.SEEK_END)))
-            process = self._spawn(words, descriptors[-1], descriptors[0], workdir, environment)
+                outputs.append((around.workdir / name, os.lseek(descriptor, 0, os.SEEK_END)))
+            process = self._spawn(words, descriptors[-1], descriptors[0], around)
         command = _Command(process, Tree(process.pid), open_pidfd(process), outputs, conclude)
         self._commands[job.id] = command
         self._reactor.watch(command.pidfd, lambda _: self._ended(job.id))
@@ -86,19 +87,18 @@ class CommandRunner:
     def close(self) -> None:
         os.close(self._stdin)
 
-    def _spawn(
-        self, words: list[str], stdout: int, stderr: int, workdir: Path, environment: Mapping[str, str]
-    ) -> subprocess.Popen[bytes]:
+    def _spawn(self, words: list[str], stdout: int, stderr: int, around: Surroundings) -> subprocess.Popen[bytes]:
         # Nothing here keeps subprocess from vfork (a preexec_fn would), which costs the same whatever our size.
-        return subprocess.Popen(
-            words,
-            cwd=workdir,
-            env=environment,
-            stdin=self._stdin,
-            stdout=stdout,
-            stderr=stderr,
-            start_new_session=True,
-        )
+        with confined(around.cpus):
+            return subprocess.Popen(
+                words,
+                cwd=around.workdir,
+                env=around.environment,
+                stdin=self._stdin,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
 
     def _ended(self, job_id: int) -> None:
         """The process that we watch for this job has ended."""

@@ -69,6 +69,8 @@ def mission_of(directory: SiteDirectory, settings: SiteSettings, batch_job: Batc
         batch_job_id=batch_job.id,
         serial_only=batch_job.job_mode == "serial",
         filter_tags=batch_job.filter_tags,
+        affinity=settings.cpu_affinity,
+        mpi_launcher=settings.mpi_launcher,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import shutil
 import sys
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +12,11 @@ from balsam_exec.apps import codec
 from balsam_exec.launcher import outcomes, worker
 from balsam_exec.launcher.commands import CommandRunner
 from balsam_exec.launcher.events import Outcome
+from balsam_exec.launcher.surroundings import Surroundings
 from balsam_exec.launcher.workers import NO_ARGUMENTS
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.base import MAX_ENTITY
 from balsam_exec.model.sessions import LeasedJob
-from balsam_exec.platform.mpi import launch_prefix
 
 _RANK = Path(__file__).with_name("rank.py")
 
@@ -30,16 +29,15 @@ class RankRunner:
         self._commands = commands
         self._directory = directory
 
-    def start(self, job: LeasedJob, app: AppRecord, workdir: Path, environment: Mapping[str, str]) -> None:
-        """Raises BalsamError or OSError if it cannot be started."""
+    def start(self, job: LeasedJob, app: AppRecord, around: Surroundings, prefix: list[str]) -> None:
+        """`prefix` are the words that start the ranks. Raises BalsamError or OSError if it cannot be started."""
         python = app.python_exe or sys.executable
-        prefix = launch_prefix(job, environment)
         exchange = self._directory / str(job.id)
         shutil.rmtree(exchange, ignore_errors=True)  # of a launcher that was killed
         exchange.mkdir(mode=0o700, parents=True)
         (exchange / "call").write_bytes(pickle.dumps((app.payload, job.arguments or NO_ARGUMENTS), protocol=4))
         words = [*prefix, python, str(_RANK), str(exchange), str(job.ranks), str(MAX_ENTITY), codec.__file__]
-        self._commands.run(job, words, workdir, environment, partial(_conclude, exchange, job.ranks))
+        self._commands.run(job, words, around, partial(_conclude, exchange, job.ranks))
 
 
 def _conclude(exchange: Path, ranks: int, return_code: int, *outputs: tuple[Path, int]) -> Outcome:

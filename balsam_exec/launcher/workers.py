@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,13 @@ from balsam_exec.apps import codec
 from balsam_exec.launcher import outcomes, worker
 from balsam_exec.launcher.events import Ended, Outcome
 from balsam_exec.launcher.reactor import READ, WRITE, Reactor, open_pidfd
+from balsam_exec.launcher.surroundings import Surroundings
 from balsam_exec.launcher.tree import Tree
 from balsam_exec.model.apps import AppRecord, Isolation
 from balsam_exec.model.base import MAX_ENTITY
+from balsam_exec.model.errors import ConfigurationError
 from balsam_exec.model.sessions import LeasedJob
+from balsam_exec.platform.cpus import confine
 
 #: What a worker is for: an interpreter and the environment it starts with.
 Kind = tuple[str, frozenset[tuple[str, str]]]
@@ -51,6 +54,7 @@ class _Worker:
         self._received = bytearray()
         self._unsent = bytearray()
         self._mask = READ
+        self._cpus: Collection[int] = os.sched_getaffinity(0)
         ours, theirs = socket.socketpair()
         try:
             words = [python, worker.__file__, str(theirs.fileno()), str(MAX_ENTITY), codec.__file__]
@@ -72,6 +76,12 @@ class _Worker:
         ours.setblocking(False)
         self._socket = ours
         reactor.watch(ours.fileno(), self._ready)
+
+    def confine(self, cpus: Collection[int]) -> None:
+        """Run the next call on these CPUs only. Raises ConfigurationError."""
+        if cpus != self._cpus:
+            confine(self.process.pid, cpus)
+            self._cpus = cpus
 
     def send(self, request: tuple[object, ...]) -> None:
         body = pickle.dumps(request, protocol=4)
@@ -144,13 +154,23 @@ class PythonRunner:
         """Keeps up to `capacity` workers of all kinds, or as many as are busy."""
         self._reactor = reactor
         self._capacity = capacity
+        self._allowed: Collection[int] = os.sched_getaffinity(0)
         self._idle: list[_Worker] = []  #: the most recently used last
         self._busy: dict[int, _Worker] = {}
 
-    def start(self, job: LeasedJob, app: AppRecord, workdir: Path, environment: Mapping[str, str]) -> None:
-        """`environment` without what differs from job to job. Raises BalsamError or OSError if it cannot be started."""
-        kind = (app.python_exe or sys.executable, frozenset(environment.items()))
+    def start(self, job: LeasedJob, app: AppRecord, around: Surroundings) -> None:
+        """The environment `around` it is without what differs from job to job.
+
+        Raises BalsamError or OSError if it cannot be started.
+        """
+        kind = (app.python_exe or sys.executable, frozenset(around.environment.items()))
         chosen = self._take(kind, app.digest)
+        try:
+            chosen.confine(around.cpus or self._allowed)
+        except ConfigurationError:
+            self._idle.append(chosen)
+            raise
+        workdir = around.workdir
         files = outcomes.output_files(job)
         chosen.task = _Task(job.id, [(path, outcomes.size(path)) for path in (workdir / name for name in files)])
         self._busy[job.id] = chosen

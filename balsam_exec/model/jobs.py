@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator
 
@@ -11,6 +11,10 @@ from balsam_exec.model.states import JobState, OnParentFailure
 
 #: The file of the workdir that holds what a job prints.
 STDOUT = "job.out"
+
+#: Among the launch_params: whether the processes of a job are bound to cores of their own.
+CPU_AFFINITY = "cpu_affinity"
+Affinity = Literal["none", "depth"]
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -25,19 +29,34 @@ class Resources(Wire):
     gpus_per_rank: float = Field(default=0, ge=0, le=1_000)
     node_packing_count: Positive = 1  #: how many such jobs may share a node
     wall_time_min: int = Field(default=0, ge=0, le=10_000_000)  #: 0: unknown
-    launch_params: dict[str, str] = {}  #: extra options for the MPI launcher
+    launch_params: dict[str, str] = {}  #: extra options for the MPI launcher; and "cpu_affinity", "none" or "depth"
 
     @property
     def ranks(self) -> int:
         return self.num_nodes * self.ranks_per_node
 
     @property
+    def cores_per_rank(self) -> int:
+        return -(-self.threads_per_rank // self.threads_per_core)
+
+    @property
     def cores_per_node(self) -> int:
-        return self.ranks_per_node * -(-self.threads_per_rank // self.threads_per_core)
+        return self.ranks_per_node * self.cores_per_rank
+
+    @property
+    def cpu_affinity(self) -> str | None:
+        """None: as the site's setting has it."""
+        return self.launch_params.get(CPU_AFFINITY)
 
     @property
     def gpus_per_node(self) -> float:
         return self.ranks_per_node * self.gpus_per_rank
+
+
+def check_launch_params(value: dict[str, str]) -> dict[str, str]:
+    if value.get(CPU_AFFINITY, "none") not in get_args(Affinity):
+        raise ValueError(f"{CPU_AFFINITY} is one of {', '.join(get_args(Affinity))}, not {value[CPU_AFFINITY]!r}")
+    return value
 
 
 def check_workdir(value: str) -> str:
@@ -84,6 +103,7 @@ class JobSpec(Resources):
     stderr: OutputFile = ""  #: "": together with stdout
 
     _workdir = field_validator("workdir")(check_workdir)
+    _launch_params = field_validator("launch_params")(check_launch_params)
 
 
 class JobCreated(Record):
@@ -120,6 +140,11 @@ class JobPatch(Wire):
     @classmethod
     def _workdir(cls, value: str | None) -> str | None:
         return None if value is None else check_workdir(value)
+
+    @field_validator("launch_params")
+    @classmethod
+    def _launch_params(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        return None if value is None else check_launch_params(value)
 
 
 class JobBulkPatch(JobPatch):

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from balsam_exec.model.base import Id, Name
 from balsam_exec.model.errors import ConfigurationError
+from balsam_exec.model.jobs import Affinity
+from balsam_exec.platform.mpi import Launcher
 
 FILE_NAME = "settings.yml"
 
@@ -75,6 +77,9 @@ class SiteSettings(BaseModel):
     cores: int | None = Field(default=None, ge=1, le=100_000)  #: of a node; None: detected
     gpus: int | None = Field(default=None, ge=0, le=1_000)  #: of a node; None: detected
     idle_ttl_sec: int = Field(default=60, ge=0)
+    #: Whether jobs are bound to cores of their own ("depth") where their launch_params do not say.
+    cpu_affinity: Affinity = "none"
+    mpi_launcher: Launcher = "mpiexec"  #: the program that starts the ranks of jobs
     #: Seconds between the SIGTERM that ends an allocation and the SIGKILL of what is left of it.
     cancel_grace_sec: float = Field(default=30, ge=0, le=86_400)
     processing: ProcessingSettings = ProcessingSettings()  #: of hooks

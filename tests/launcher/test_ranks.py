@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -191,12 +192,12 @@ def test_an_mpi_of_another_kind(world: World) -> None:
 
 
 def test_a_launcher_that_does_not_tell_the_ranks(world: World, tmp_path: Path) -> None:
-    strange = tmp_path / "bin/mpiexec"
-    strange.parent.mkdir()
-    strange.write_text('#!/bin/sh\nshift 2\nexec "$@"\n')
-    strange.chmod(0o755)
-    path = {"PATH": f"{strange.parent}:{os.environ['PATH']}"}
-    world.app = world.service.add_app(hooks=["run"], payload=world.app.payload, environment_variables=path)
+    programs = {"mpiexec": 'shift 2; exec "$@"', "python": f'exec {sys.executable} "$@"'}
+    for name, line in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    python = str(tmp_path / "python")
+    world.app = world.service.add_app(hooks=["run"], payload=world.app.payload, python_exe=python)
     with pytest.raises(JobFailed, match="does not say which of 2 ranks this is"):
         world.run(os.getpid)
 
