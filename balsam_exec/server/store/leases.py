@@ -35,7 +35,11 @@ _REMEMBER = (
     .where(sessions.c.id == bindparam("session"))
     .values(acquire_key=bindparam("key"), acquired_ids=bindparam("ids"))
 )
-_LEASE = update(jobs).where(any_of(jobs.c.id, _IDS)).values(session_id=bindparam("session"), epoch=jobs.c.epoch + 1)
+_LEASE = (
+    update(jobs)
+    .where(any_of(jobs.c.id, _IDS))
+    .values(session_id=bindparam("session"), epoch=jobs.c.epoch + 1, num_runs=jobs.c.num_runs + 1)
+)
 _RUNNABLE = (
     select(jobs.c.id)
     .where(
