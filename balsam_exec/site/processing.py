@@ -44,7 +44,8 @@ class Processing(Part):
 
     def run(self) -> None:
         self._desk = desk = Desk(self._service.sibling(), self._site_id, self._workers)
-        pool = HookPool(self._workers, os.environ)
+        # As for the jobs themselves, the site that they run at is the default one.
+        pool = HookPool(self._workers, {**os.environ, "BALSAM_SITE": str(self._site_id)})
         try:
             while not self.stopped and (limit := desk.wait_for_room()):
                 query = HookQuery(timeout=_POLL, limit=limit, known=desk.visits())

@@ -172,6 +172,38 @@ def test_a_running_app_changes_and_kills_others() -> None:
         assert job.data == {"looser": True}
 
 
+def test_a_hook_kills_the_siblings_of_its_job_and_goes_on_with_another() -> None:
+    class Racer(ApplicationDefinition):
+        """The first to finish ends the others."""
+
+        site = "local"
+        command_template = "sleep {{ seconds }}"
+
+        def postprocess(self) -> None:
+            from balsam_exec import Job, current_job
+            from balsam_exec.config import SiteConfig
+
+            me = current_job()
+            Job.objects.filter(tags={"race": me.tags["race"]}).exclude(id=me.id).kill()
+            prize = Job("prize", "Echo", SiteConfig().site_id, parameters={"words": "won"}, parent_ids=[me])
+            prize.save()
+            here = SiteConfig().site_id == me.site_id
+            self.job.data = {"is_me": me.id == self.job.id, "here": here, "prize": prize.id}
+            self.job.state = "POSTPROCESSED"
+
+    Echo.sync()
+    tags = {"race": str(os.getpid())}
+    slow = [Racer.submit("race", seconds=1000, tags=tags, node_packing_count=4) for _ in range(2)]
+    first = Racer.submit("race", seconds=0, tags=tags, node_packing_count=4)
+    first.result(DEADLINE)
+    for job in slow:
+        with pytest.raises(JobCancelled):
+            job.result(DEADLINE)
+    first.refresh_from_db()
+    assert (first.data["is_me"], first.data["here"]) == (True, True)
+    Job.objects.get(id=first.data["prize"]).result(DEADLINE)
+
+
 def test_a_shell_command_creates_jobs_with_the_command_line(deployment: Deployment) -> None:
     Echo.sync()
     script = f"{BALSAM} job create --app Echo --workdir made/by-shell --param words=hello --tag by=$BALSAM_JOB_ID"
