@@ -37,19 +37,19 @@ def matching(patterns: Iterable[str], parents: Iterable[tuple[int, Path]], own: 
         wild = bool(_WILD & set(pattern))
         matched = [(id_, directory, path) for id_, directory in listed for path in _files(directory, pattern)]
         if not (matched or wild):
-            raise InvalidRequest(f"input_files: no parent has {pattern} ({_told(listed)})")
+            raise InvalidRequest(f"no parent has {pattern} ({_told(listed)})")
         for id_, directory, path in matched:
             name = str(path.relative_to(directory))
             if name in own:
                 if wild:
                     continue
                 raise InvalidRequest(
-                    f"input_files: the job itself writes {name}; name it otherwise in the parent, or set stdout here"
+                    f"the job itself writes {name}; name it otherwise in the parent, or set stdout here"
                 )
             other = found.setdefault(name, (id_, path))
             if other[1] != path:
                 raise InvalidRequest(
-                    f"input_files: parents {other[0]} and {id_} both have {name} ({other[1]}, {path}): "
+                    f"parents {other[0]} and {id_} both have {name} ({other[1]}, {path}): "
                     "let them write to different names"
                 )
     return {name: path for name, (_, path) in found.items()}

@@ -25,7 +25,7 @@ from balsam_exec.apps.payload import load_app
 from balsam_exec.hooks import wire
 from balsam_exec.hooks.calls import INPUT_FILES, TAIL, Ending, HookAnswer, HookCall
 from balsam_exec.hooks.inputs import gather
-from balsam_exec.model.errors import BalsamError, PayloadError
+from balsam_exec.model.errors import InvalidRequest, PayloadError
 from balsam_exec.model.hooks import HOOK_LOG
 from balsam_exec.model.jobs import JobPatch
 
@@ -57,9 +57,11 @@ class Runner:
                 os._exit(0)
 
     def _run(self, call: HookCall) -> HookAnswer:
+        if call.hook == INPUT_FILES:
+            return _bring_files(call)
         try:
-            app = None if call.hook == INPUT_FILES else self._app(call.app_digest)
-        except BalsamError as error:
+            app = self._app(call.app_digest)
+        except PayloadError as error:
             return HookAnswer(ending=Ending.BROKEN, error=f"the app's code cannot be loaded at the site: {error}")
         try:
             return _call(app, call)
@@ -83,10 +85,15 @@ class Runner:
         return found
 
 
-def _call(app: type[ApplicationDefinition] | None, call: HookCall) -> HookAnswer:
-    if app is None:
+def _bring_files(call: HookCall) -> HookAnswer:
+    try:
         gather(call.job, call.parents, call.workdir)
-        return HookAnswer(ending=Ending.RETURNED)
+    except (InvalidRequest, OSError) as error:
+        return HookAnswer(ending=Ending.BROKEN, error=str(error))
+    return HookAnswer(ending=Ending.RETURNED)
+
+
+def _call(app: type[ApplicationDefinition], call: HookCall) -> HookAnswer:
     job = Job.from_record(default_client(), call.job)
     found = getattr(app(job), call.hook)
     value = found() if callable(found) else found

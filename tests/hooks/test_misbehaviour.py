@@ -166,7 +166,7 @@ def test_forgetting_to_set_the_state(bench: Bench) -> None:
     [
         (
             {"state": "JOB_FINISHED"},
-            "it set self.job.state to JOB_FINISHED; from STAGED_IN it may set FAILED or PREPRO",
+            "it set self.job.state to JOB_FINISHED; from STAGED_IN it may set FAILED or",
         ),
         ({"state": "DONE"}, "InvalidRequest: 'DONE' is not a state"),
         ({"state": "PREPROCESSED", "tags": {"a": 1}}, "InvalidRequest: Job: tags.a: Input should be a valid string"),
