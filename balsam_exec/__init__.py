@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from balsam_exec._version import __version__
 
 if TYPE_CHECKING:
-    from balsam_exec.api import ApplicationDefinition, BatchJob, EventLog, Job, Site
+    from balsam_exec.api import ApplicationDefinition, BatchJob, EventLog, Job, Site, current_job
     from balsam_exec.executors.pool import BalsamPoolExecutor
 
 _HOMES = {
@@ -20,10 +20,20 @@ _HOMES = {
     "EventLog": "balsam_exec.api",
     "Job": "balsam_exec.api",
     "Site": "balsam_exec.api",
+    "current_job": "balsam_exec.api",
     "BalsamPoolExecutor": "balsam_exec.executors.pool",
 }
 
-__all__ = ["ApplicationDefinition", "BalsamPoolExecutor", "BatchJob", "EventLog", "Job", "Site", "__version__"]
+__all__ = [
+    "ApplicationDefinition",
+    "BalsamPoolExecutor",
+    "BatchJob",
+    "EventLog",
+    "Job",
+    "Site",
+    "__version__",
+    "current_job",
+]
 
 
 def __getattr__(name: str) -> Any:

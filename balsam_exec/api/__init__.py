@@ -8,6 +8,7 @@ from __future__ import annotations
 from balsam_exec.api.apps import App, ApplicationDefinition
 from balsam_exec.api.batch_jobs import BatchJob
 from balsam_exec.api.binding import Client
+from balsam_exec.api.context import current_job
 from balsam_exec.api.events import EventLog
 from balsam_exec.api.jobs import Job, WaitResult
 from balsam_exec.api.sites import Site
@@ -26,4 +27,5 @@ __all__ = [
     "Site",
     "TransferItem",
     "WaitResult",
+    "current_job",
 ]

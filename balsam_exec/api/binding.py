@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from balsam_exec.api.completion import Completions
+from balsam_exec.client.apps import app_named
 from balsam_exec.client.config import credentials_path, load_service
 from balsam_exec.client.files import JobFiles
 from balsam_exec.client.service import Service
 from balsam_exec.client.sites import site_id
 from balsam_exec.model.apps import AppRecord
-from balsam_exec.model.errors import DoesNotExist, InvalidRequest
+from balsam_exec.model.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from balsam_exec.api.apps import App
@@ -114,7 +115,7 @@ class Client:
         if isinstance(app, int):
             return self.service.app(app)
         if isinstance(app, str):
-            return self._app_named(app.rpartition(".")[2], site)
+            return app_named(self.service, app.rpartition(".")[2], site)
         if isinstance(found_id := getattr(app, "id", None), int):
             return self.service.app(found_id)
         raise InvalidRequest(f"an app is given by its class, name or id, not by {app!r}")
@@ -134,19 +135,6 @@ class Client:
     def adopt(self, app: type, record: AppRecord) -> None:
         """Take the class for the one that is registered: it was made from the record, or renamed."""
         self._synced[app] = record
-
-    def _app_named(self, name: str, site: Any) -> AppRecord:
-        here: list[int] = [] if site is None else [self.site_id(site)]
-        found = self.service.apps(name=name, site_id=here).results
-        if len(found) > 1:
-            default = self.site_id() if self.service.default_site else None
-            found = [app for app in found if app.site_id == default] or found
-        if len(found) == 1:
-            return found[0]
-        if found:
-            sites = ", ".join(str(app.site_id) for app in found)
-            raise InvalidRequest(f"the app {name} is at the sites {sites}: say which with site_name")
-        raise DoesNotExist(f"no app named {name!r}{'' if site is None else f' at site {site}'}: sync it first")
 
 
 _lock = threading.Lock()

@@ -24,6 +24,7 @@ from balsam_exec.client.service import Service
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.base import MAX_BULK, Json
 from balsam_exec.model.errors import DoesNotExist, InvalidRequest
+from balsam_exec.model.explain import Explanation
 from balsam_exec.model.files import DEFAULT_CHUNK
 from balsam_exec.model.jobs import JobBulkPatch, JobPatch, JobRecord, JobSpec, Result
 from balsam_exec.model.queries import JobQuery
@@ -37,6 +38,8 @@ class JobFields(TypedDict, total=False):
     tags: Mapping[str, str]
     data: Json
     parent_ids: Sequence[int | Job]
+    on_parent_failure: Literal["fail", "run", "hold"]
+    input_files: Sequence[str]
     transfers: Mapping[str, str]
     num_nodes: int
     ranks_per_node: int
@@ -51,6 +54,10 @@ class JobFields(TypedDict, total=False):
 
 
 JOB_FIELDS = frozenset(JobFields.__annotations__)
+
+
+#: Fields that whoever made a record may have left for the service to say.
+_ASKED_FOR = frozenset({"created", "last_update", "parent_ids", "transfers", "input_files"})
 
 
 class WaitResult(NamedTuple):
@@ -159,7 +166,7 @@ class JobQuerySet(QuerySet["Job"]):
             yield from group
 
     def _lookup(self, client: Client, name: str, value: Any) -> tuple[str, Any]:
-        if name in ("parent_id", "parent_ids", "id"):
+        if name in ("parent_id", "parent_ids", "child_id", "child_ids", "id"):
             many = value if isinstance(value, (list, tuple, set, frozenset, QuerySet)) else [value]
             return name.removesuffix("s"), [getattr(one, "id", one) for one in many]
         if name in ("app", "app_id"):
@@ -201,6 +208,10 @@ class Job(Resource):
     #: What the app is run with, by name; for Python apps decoded.
     parameters: Field[dict[str, Any]] = Field(copied=dict)
     parent_ids: Field[list[Any]] = Field(copied=list)
+    #: What becomes of it when a parent fails or is killed: "fail" (it fails too), "run" (it runs all the same), "hold".
+    on_parent_failure: Field[str] = Field()
+    #: Patterns of files of its parents' workdirs, copied to its own before `preprocess`.
+    input_files: Field[list[str]] = Field()
     #: Slot -> "location:path".
     transfers: Field[dict[str, str]] = Field()
     num_nodes: Field[int] = Field()
@@ -216,6 +227,10 @@ class Job(Resource):
     stderr: Field[str] = Field()
     batch_job_id: Field[int | None] = Field(read_only=True)
     return_code: Field[int | None] = Field(read_only=True)
+    #: How often a launcher has run it.
+    num_runs: Field[int] = Field(read_only=True)
+    #: Where it failed because a parent did: the job that failed first.
+    root_cause: Field[int | None] = Field(read_only=True)
     created: Field[datetime] = Field(read_only=True)
     last_update: Field[datetime] = Field(read_only=True)
 
@@ -287,6 +302,14 @@ class Job(Resource):
 
     # --- the rest
 
+    def explain(self) -> Explanation:
+        """Why it is in its state as of now: what it waits for, where it runs, how it ended.
+
+        `print(job.explain())` is a sentence; `.reasons` are what holds, each with a `code`, a text and its numbers, the
+        most telling first.
+        """
+        return self._own_client.service.explain_job(self._saved_id())
+
     @property
     def state(self) -> JobState:
         """Where it stands as far as was seen; assign a state and `save()` to move it there."""
@@ -299,6 +322,14 @@ class Job(Resource):
         if value not in set(JobState):
             raise InvalidRequest(f"{value!r} is not a state; possible: {', '.join(JobState)}")
         self._values["state"] = JobState(value)
+
+    def parent_query(self) -> JobQuerySet:
+        """The jobs that it waits or has waited for."""
+        return self._own_client.Job.objects.filter(child_id=self._saved_id())
+
+    def child_query(self) -> JobQuerySet:
+        """The jobs that wait or have waited for it."""
+        return self._own_client.Job.objects.filter(parent_id=self._saved_id())
 
     def resolve_workdir(self, path: str | Path) -> Path:
         """Its working directory, where `path` is its site's data directory."""
@@ -326,7 +357,7 @@ class Job(Resource):
         if record is not None and name not in self._values:
             if name == "parameters" and record.arguments is not None:
                 return self._decoded()
-            if name in ("created", "last_update") and getattr(record, name) is None:
+            if name in _ASKED_FOR and getattr(record, name) is None:
                 self._seen(self._own_client.service.job(record.id))
         return super()._value(name)
 
@@ -395,6 +426,11 @@ class Job(Resource):
         if data := given.get("data"):
             _require_json(data)
         return cast(JobSpec, self._validated(JobSpec, given)), record
+
+
+def unsaved(job: Job) -> JobPatch:
+    """What was changed in a saved job since it was last seen, as `save` would send it. Raises InvalidRequest."""
+    return job._patch(job._changes())
 
 
 def _create(client: Client, drafts: Sequence[tuple[Job, tuple[JobSpec, AppRecord]]], key: str) -> None:

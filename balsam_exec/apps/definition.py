@@ -28,7 +28,8 @@ class ApplicationDefinition:
 
     Exactly one of `command_template` and a method `run(self, ...)` says what runs. The docstring is the description.
     Any of the methods `shell_preamble`, `preprocess`, `postprocess`, `handle_error`, `handle_timeout` adds a step.
-    An instance lives for one call of one of them, with the job as `self.job`.
+    An instance lives for one call of one of them, with the job as `self.job`. `shell_preamble` may also be plain text or
+    a list of lines, the same for all jobs.
     """
 
     #: Where it runs: a site's name, id or Site object.
@@ -73,8 +74,22 @@ def check(cls: type[ApplicationDefinition]) -> None:
             raise InvalidRequest(f"{name}.environment_variables maps str to str, not {key!r} to {value!r}")
     if cls.isolation not in set(Isolation):
         raise InvalidRequest(f"{name}.isolation is one of {', '.join(Isolation)}, not {cls.isolation!r}")
+    for glob in cls.cleanup_files:
+        if not isinstance(glob, str) or not glob or glob.startswith("/") or ".." in glob.split("/"):
+            raise InvalidRequest(f"{name}.cleanup_files: {glob!r} is no glob relative to the workdir, without '..'")
+    _check_hooks(cls)
     for slot, value in cls.transfers.items():
         _validated(TransferSlot, value, f"{name}.transfers[{slot!r}]")
+
+
+def _check_hooks(cls: type[ApplicationDefinition]) -> None:
+    for hook in HOOKS:
+        value = getattr(cls, hook, None)
+        lines = value if isinstance(value, (list, tuple)) else [value]
+        is_text = hook == "shell_preamble" and all(isinstance(line, str) for line in lines)
+        if value is not None and not callable(value) and not is_text:
+            wanted = "a method, text or a list of lines" if hook == "shell_preamble" else "a method"
+            raise InvalidRequest(f"{cls.__name__}.{hook} must be {wanted}, not {value!r}")
 
 
 def parameter_specs(cls: type[ApplicationDefinition]) -> dict[str, ParameterSpec]:
@@ -98,7 +113,7 @@ def app_spec(cls: type[ApplicationDefinition], site_id: int, base: type) -> AppS
 
     Raises InvalidRequest, PayloadError, TooLarge.
     """
-    hooks = [hook for hook in HOOKS if callable(getattr(cls, hook, None))]
+    hooks = [hook for hook in HOOKS if getattr(cls, hook, None) is not None]
     if cls.command_template is None and "run" not in hooks:
         raise InvalidRequest(f"{cls.__name__} has neither a command_template nor run(): set exactly one")
     try:

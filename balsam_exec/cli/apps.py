@@ -2,40 +2,92 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from balsam_exec.cli.common import JsonOption, SiteOption, connect, find_site, group
+from balsam_exec.cli import completion
+from balsam_exec.cli.common import AtSiteOption, JsonOption, SiteOption, connect, group, of_site, site_names
+
+if TYPE_CHECKING:
+    from balsam_exec.client.service import Service
+    from balsam_exec.model.apps import AppRecord
 
 app = group("Apps: what jobs run. Python programs define them (ApplicationDefinition).")
+
+AppArgument = Annotated[
+    str, typer.Argument(help="Name or id of an app.", metavar="APP", autocompletion=completion.apps)
+]
 
 
 @app.command("ls")
 def list_apps(
     site: SiteOption = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also commands, parameters, description.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also commands, parameters, transfers.")] = False,
     json: JsonOption = False,
 ) -> None:
     """List apps."""
-    from balsam_exec.cli.output import print_json, print_rows
+    from balsam_exec.cli.output import print_records
 
     service = connect()
-    lookups: dict[str, Any] = {"site_id": [find_site(service, site).id]} if site else {}
-    apps = service.apps(limit=1000, **lookups).results
+    apps = service.apps(limit=1000, **of_site(service, site)).results
+    names = {} if json else site_names(service)
+    if verbose and not json:
+        for item in apps:
+            _describe(item, names.get(item.site_id, ""))
+        return
+    columns = {
+        "ID": lambda app: app.id,
+        "NAME": lambda app: app.name,
+        "SITE": lambda app: names.get(app.site_id),
+        "KIND": _kind,
+    }
+    print_records(apps, columns, json)
+
+
+@app.command()
+def show(wanted: AppArgument, site: AtSiteOption = None, json: JsonOption = False) -> None:
+    """Show all there is to know of an app."""
+    from balsam_exec.cli.output import print_fields
+
+    service = connect()
+    found = _found(service, wanted, site)
     if json:
-        print_json([item.model_dump(mode="json", exclude={"payload"}) for item in apps])
-        return
-    names = {record.id: record.name for record in service.sites(limit=1000).results}
-    kinds = {item.id: "python" if item.command_template is None else "command" for item in apps}
-    if not verbose:
-        print_rows(("ID", "NAME", "SITE", "KIND"), [(a.id, a.name, names.get(a.site_id), kinds[a.id]) for a in apps])
-        return
-    for item in apps:
-        print(f"{item.name} (id {item.id}) at {names.get(item.site_id)}, {kinds[item.id]}, digest {item.digest[:12]}")
-        if item.description:
-            print(f"  {item.description.strip().splitlines()[0]}")
-        if item.command_template:
-            print(f"  command: {item.command_template}")
-        for name, spec in item.parameters.items():
-            print(f"  {name}: {'required' if spec.required else f'default {spec.default!r}'} {spec.help}".rstrip())
+        print_fields(found, json)
+    else:
+        print_fields(found, json, site=site_names(service).get(found.site_id))
+
+
+@app.command("rm")
+def remove(wanted: AppArgument, site: AtSiteOption = None, json: JsonOption = False) -> None:
+    """Remove an app of which there are no jobs."""
+    from balsam_exec.cli.output import print_one
+    from balsam_exec.model.base import Count
+
+    service = connect()
+    found = _found(service, wanted, site)
+    service.delete_app(found.id)
+    print_one(Count(count=1), f"removed {found.name} (id {found.id})", json)
+
+
+def _found(service: Service, wanted: str, site: str | None) -> AppRecord:
+    from balsam_exec.client.apps import app_named
+
+    return service.app(int(wanted)) if wanted.isdecimal() else app_named(service, wanted, site)
+
+
+def _kind(app: AppRecord) -> str:
+    return "python" if app.command_template is None else "command"
+
+
+def _describe(app: AppRecord, site: str) -> None:
+    print(f"{app.name} (id {app.id}) at {site}, {_kind(app)}, digest {app.digest[:12]}")
+    if app.description:
+        print(f"  {app.description.strip().splitlines()[0]}")
+    if app.command_template:
+        print(f"  command: {app.command_template}")
+    for name, spec in app.parameters.items():
+        print(f"  {name}: {'required' if spec.required else f'default {spec.default!r}'} {spec.help}".rstrip())
+    for name, slot in app.transfers.items():
+        needed = "required" if slot.required else "optional"
+        print(f"  transfer {slot.direction} {name}: {slot.local_path}, {needed} {slot.description}".rstrip())

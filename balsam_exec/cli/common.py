@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from balsam_exec.model.errors import BalsamError, DoesNotExist, MultipleObjectsReturned
+from balsam_exec.cli import completion
+from balsam_exec.model.errors import BalsamError
 
 if TYPE_CHECKING:
     from balsam_exec.client.service import Service
-    from balsam_exec.model.apps import AppRecord
-    from balsam_exec.model.sites import SiteRecord
 
-SiteOption = Annotated[str | None, typer.Option("--site", "-s", help="Name or id of a site.", metavar="SITE")]
+SiteOption = Annotated[
+    str | None,
+    typer.Option(
+        "--site", "-s", help="Name or id of a site; all: any.", metavar="SITE", autocompletion=completion.sites
+    ),
+]
+#: The site that something is to be at: no `all` here.
+AtSiteOption = Annotated[
+    str | None,
+    typer.Option("--site", "-s", help="Name or id of the site.", metavar="SITE", autocompletion=completion.sites),
+]
 TagOption = Annotated[
     list[str] | None, typer.Option("--tag", help="Only with this tag; several must all match.", metavar="KEY=VALUE")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, with the fields of the service's answers.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -64,34 +74,15 @@ def connect() -> Service:
     return load_service()
 
 
-def find_site(service: Service, wanted: str | None) -> SiteRecord:
-    """The site of this name or id; without one the default site, or the only one there is."""
-    wanted = wanted or service.default_site
-    if wanted is None:
-        sites = service.sites(limit=2).results
-        if len(sites) == 1:
-            return sites[0]
-        raise DoesNotExist("which site? give --site (see `balsam site ls`)" if sites else "there are no sites yet")
-    if wanted.isdigit():
-        return service.site(int(wanted))
-    found = service.sites(name=wanted).results
-    if not found:
-        raise DoesNotExist(f"there is no site {wanted!r} (see `balsam site ls`)")
-    return found[0]
+def of_site(service: Service, site: str | None) -> dict[str, Any]:
+    """The lookup of what belongs to a site given by name or id; none for all sites."""
+    from balsam_exec.client.sites import site_id
+
+    return {} if site in (None, "all") else {"site_id": [site_id(service, site)]}
 
 
-def find_app(service: Service, name: str, site: str | None) -> AppRecord:
-    """The app of this name, at the given site or else at the only one that has it, or at the default site."""
-    lookups: dict[str, Any] = {"site_id": [find_site(service, site).id]} if site else {}
-    found = service.apps(name=name, **lookups).results
-    if len(found) > 1:
-        default = find_site(service, None).id
-        found = [app for app in found if app.site_id == default]
-        if not found:
-            raise MultipleObjectsReturned(f"several sites have an app {name!r}: give --site")
-    if not found:
-        raise DoesNotExist(f"there is no app {name!r} (see `balsam app ls`)")
-    return found[0]
+def site_names(service: Service) -> dict[int, str]:
+    return {site.id: site.name for site in service.sites(limit=1000).results}
 
 
 def pairs(given: list[str] | None, option: str) -> dict[str, str]:
@@ -103,6 +94,35 @@ def pairs(given: list[str] | None, option: str) -> dict[str, str]:
             raise typer.BadParameter(f"{item!r} is not KEY=VALUE", param_hint=option)
         found[key] = value
     return found
+
+
+def tags(given: list[str] | None) -> dict[str, str]:
+    """Tags as a dict, given as KEY=VALUE or, as the API writes them, KEY:VALUE."""
+    return pairs([item if "=" in item else item.replace(":", "=", 1) for item in given or []], "--tag")
+
+
+def json_object(text: str, option: str) -> dict[str, Any]:
+    """A JSON object given to an option. Raises BadParameter."""
+    found = json_value(text)
+    if not isinstance(found, dict):
+        raise typer.BadParameter(f"{text!r} is no JSON object", param_hint=option)
+    return found
+
+
+def json_list(text: str, option: str) -> list[Any]:
+    """A JSON list given to an option."""
+    found = json_value(text)
+    if not isinstance(found, list):
+        raise typer.BadParameter(f"{text!r} is no JSON list", param_hint=option)
+    return found
+
+
+def json_value(text: str) -> Any:
+    """What the text is as JSON; a text that is no JSON stands for itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def confirm(question: str, yes: bool) -> None:

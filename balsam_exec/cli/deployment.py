@@ -20,8 +20,10 @@ def up(
         typer.Option(help="Like postgresql+psycopg://me@host/balsam; it is remembered. [default: SQLite]"),
     ] = None,
     home: HomeOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Start a service, a local site and its agent for yourself on this machine, until `balsam down`."""
+    from balsam_exec.cli.output import print_one
     from balsam_exec.embedded import Deployment
     from balsam_exec.embedded.deployment import default_home
 
@@ -29,7 +31,13 @@ def up(
     former = _configured(home)
     deployment = Deployment.start(home, database=database)
     how = "up" if deployment.started else "already up"
-    print(f"{how}: {deployment.url}, site {deployment.site} in {deployment.home}")
+    about = {
+        "url": deployment.url,
+        "site": deployment.site,
+        "home": str(deployment.home),
+        "started": deployment.started,
+    }
+    print_one(about, f"{how}: {deployment.url}, site {deployment.site} in {deployment.home}", json)
     if former not in (None, deployment.url):
         typer.echo(f"this is now the service you use, instead of {former}; to go back: balsam login {former}", err=True)
 
@@ -45,11 +53,13 @@ def _configured(home: Path) -> str | None:
         return None
 
 
-def down(home: HomeOption = None) -> None:
+def down(home: HomeOption = None, json: JsonOption = False) -> None:
     """Stop what `balsam up` started. Jobs that run will run again after the next one; nothing is lost."""
+    from balsam_exec.cli.output import print_one
     from balsam_exec.embedded.deployment import default_home, stop
 
-    print("down" if stop(home or default_home()) else "it was not up")
+    stopped = stop(home or default_home())
+    print_one({"stopped": stopped}, "down" if stopped else "it was not up", json)
 
 
 def status(home: HomeOption = None, json: JsonOption = False) -> None:

@@ -1,4 +1,4 @@
-"""`balsam job`: look at jobs, make simple ones, kill and remove them."""
+"""`balsam job`: look at jobs, make simple ones, change, kill and remove them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from balsam_exec.cli.common import (
-    JsonOption,
-    SiteOption,
-    TagOption,
-    YesOption,
-    confirm,
-    connect,
-    find_app,
-    find_site,
-    group,
-    pairs,
-)
+from balsam_exec.cli import changes, create, wait
+from balsam_exec.cli.choice import IDS, Choice, choosing, in_parts, latest, named
+from balsam_exec.cli.common import JsonOption, YesOption, connect, group, site_names
 from balsam_exec.cli.logs import logs
 from balsam_exec.model.states import JobState
 
@@ -27,26 +18,15 @@ if TYPE_CHECKING:
     from balsam_exec.model.events import EventRecord
     from balsam_exec.model.jobs import JobRecord
 
-app = group("Jobs: look at them, make simple ones, kill and remove them.")
+app = group("Jobs: look at them, make simple ones, change, kill and remove them.")
 
-StateOption = Annotated[
-    list[JobState] | None,
-    typer.Option("--state", case_sensitive=False, metavar="STATE", help="In any of these."),
-]
-AppOption = Annotated[str | None, typer.Option("--app", help="Of this app.")]
-app.command()(logs)
-#: The most ids in one URL.
-_IDS = 200
+JobId = Annotated[int, typer.Argument(help="Id of a job.", metavar="ID")]
 
 
 @app.command("ls")
+@choosing
 def list_jobs(
-    ids: Annotated[list[int] | None, typer.Argument(help="Only these jobs.")] = None,
-    state: StateOption = None,
-    tag: TagOption = None,
-    site: SiteOption = None,
-    app_name: AppOption = None,
-    workdir: Annotated[str | None, typer.Option(help="Whose workdir contains this.")] = None,
+    chosen: Choice,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="The latest so many.")] = 100,
     history: Annotated[bool, typer.Option("--history", help="With every change of state.")] = False,
     by_state: Annotated[bool, typer.Option("--by-state", "--by-states", help="Only how many in each state.")] = False,
@@ -54,11 +34,11 @@ def list_jobs(
 ) -> None:
     """List jobs, or count them by state, or tell their histories."""
     service = connect()
-    filters = _filters(service, ids, state, tag, site, app_name, workdir)
+    filters = chosen.filters(service)
     if by_state:
         _print_counts(service, filters, json)
         return
-    jobs = _latest(service, filters, limit)
+    jobs = latest(service, filters, limit)
     if history:
         _print_histories(service, jobs, json)
     else:
@@ -70,150 +50,94 @@ def list_jobs(
 
 
 @app.command()
-def create(
-    app_name: Annotated[str, typer.Option("--app", help="The app to run; a command.")],
-    workdir: Annotated[str, typer.Option("--workdir", "-w", help="Its directory, below the site's data/.")],
-    param: Annotated[list[str] | None, typer.Option("--param", "-p", help="A parameter.", metavar="KEY=VALUE")] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", help="A tag.", metavar="KEY=VALUE")] = None,
-    site: SiteOption = None,
-    parent: Annotated[list[int] | None, typer.Option(help="A job that has to finish first.")] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
-    ranks_per_node: Annotated[int, typer.Option(min=1, help="Processes on each node.")] = 1,
-    threads_per_rank: Annotated[int, typer.Option(min=1, help="Threads of each process.")] = 1,
-    gpus_per_rank: Annotated[float, typer.Option(min=0, help="GPUs of each process.")] = 0,
-    node_packing_count: Annotated[int, typer.Option(min=1, help="How many such jobs may share a node.")] = 1,
-    wall_time_min: Annotated[int, typer.Option(min=0, help="Minutes it takes; 0: unknown.")] = 0,
-    stdout: Annotated[str, typer.Option(help="The file of its workdir for what it prints; job.out.")] = "",
-    stderr: Annotated[str, typer.Option(help="A file for its stderr alone.")] = "",
-) -> None:
-    """Make a job of a command app, and print its id."""
-    from balsam_exec.model.apps import check_parameters
-    from balsam_exec.model.errors import InvalidRequest
-    from balsam_exec.model.jobs import STDOUT, JobSpec
+def show(job_id: JobId, json: JsonOption = False) -> None:
+    """Show all fields of a job."""
+    from balsam_exec.cli.output import print_fields
 
     service = connect()
-    found = find_app(service, app_name, site)
-    if found.command_template is None:
-        raise InvalidRequest(f"{found.name} is a Python app: submit it from Python, with {found.name}.submit(...)")
-    parameters = pairs(param, "--param")
-    check_parameters(found.name, found.parameters, parameters)
-    spec = JobSpec(
-        app_id=found.id,
-        workdir=workdir,
-        parameters=parameters,
-        tags=pairs(tag, "--tag"),
-        parent_ids=parent or [],
-        num_nodes=nodes,
-        ranks_per_node=ranks_per_node,
-        threads_per_rank=threads_per_rank,
-        gpus_per_rank=gpus_per_rank,
-        node_packing_count=node_packing_count,
-        wall_time_min=wall_time_min,
-        stdout=stdout or STDOUT,
-        stderr=stderr,
-    )
-    print(service.create_jobs([spec])[0].id)
+    job = service.job(job_id)
+    if json:
+        print_fields(job, json)
+    else:
+        names = site_names(service)
+        print_fields(job, json, app=service.app(job.app_id).name, site=names.get(job.site_id))
+
+
+app.command("create")(create.create)
 
 
 @app.command("rm")
-def remove(
-    ids: Annotated[list[int] | None, typer.Argument(help="Ids of jobs.")] = None,
-    state: StateOption = None,
-    tag: TagOption = None,
-    site: SiteOption = None,
-    app_name: AppOption = None,
-    yes: YesOption = False,
-) -> None:
+@choosing
+def remove(chosen: Choice, yes: YesOption = False, json: JsonOption = False) -> None:
     """Remove jobs for good: those named, or all that the options choose."""
+    from balsam_exec.cli.output import print_one
+    from balsam_exec.model.base import Count
     from balsam_exec.model.queries import JobQuery
 
     service = connect()
-    filters = _chosen(service, "Remove", yes, ids, state, tag, site, app_name)
-    print(service.delete_jobs(JobQuery(**filters)))
+    filters = chosen.confirmed(service, "Remove", yes)
+    count = service.delete_jobs(JobQuery(**filters))
+    print_one(Count(count=count), str(count), json)
 
 
 @app.command()
-def kill(
-    ids: Annotated[list[int] | None, typer.Argument(help="Ids of jobs.")] = None,
-    state: StateOption = None,
-    tag: TagOption = None,
-    site: SiteOption = None,
-    app_name: AppOption = None,
-    yes: YesOption = False,
-) -> None:
+@choosing
+def kill(chosen: Choice, yes: YesOption = False, json: JsonOption = False) -> None:
     """Kill jobs that have not ended: those named, or all that the options choose.
 
     What waits never runs. What runs is told to end, and is USER_KILLED when nothing is left of it.
     """
+    from balsam_exec.cli.output import print_one
     from balsam_exec.model.errors import NotFound
     from balsam_exec.model.queries import JobQuery
 
     service = connect()
-    filters = _chosen(service, "Kill", yes, ids, state, tag, site, app_name)
-    if filters.keys() == {"id"}:
-        found = service.kill_jobs(filters["id"])
-        if absent := sorted(set(filters["id"]).difference(found.killed, found.ordered, found.over)):
+    filters = chosen.confirmed(service, "Kill", yes)
+    if ids := chosen.only_ids:
+        found = service.kill_jobs(ids)
+        if absent := sorted(set(ids).difference(found.killed, found.ordered, found.over)):
             raise NotFound(f"there is no job {', '.join(map(str, absent))}")
     else:
         found = service.kill_matching(JobQuery(**filters))
-    print(f"{len(found.killed)} killed, {len(found.ordered)} being killed, {len(found.over)} had ended otherwise")
+    text = f"{len(found.killed)} killed, {len(found.ordered)} being killed, {len(found.over)} had ended otherwise"
+    print_one(found, text, json)
 
 
-def _filters(
-    service: Service,
-    ids: list[int] | None,
-    state: list[JobState] | None,
-    tag: list[str] | None,
-    site: str | None,
-    app_name: str | None,
-    workdir: str | None = None,
-) -> dict[str, Any]:
-    wanted = {
-        "id": ids,
-        "state": state,
-        "tags": [f"{key}:{value}" for key, value in pairs(tag, "--tag").items()],
-        "site_id": [find_site(service, site).id] if site else None,
-        "app_name": [app_name] if app_name else None,
-        "workdir__contains": workdir,
-    }
-    return {field: value for field, value in wanted.items() if value}
+app.command("modify")(choosing(changes.modify))
+app.command("retry")(choosing(changes.retry))
+app.command("logs")(logs)
 
 
-def _chosen(service: Service, verb: str, yes: bool, ids: list[int] | None, *options: Any) -> dict[str, Any]:
-    """The filters for the jobs that are named or chosen by `_filters`'s options; to do something to all that are chosen
-    has to be confirmed."""
-    filters = _filters(service, ids, *options)
-    if not filters:
-        raise typer.BadParameter("say which jobs: ids, or options that choose them")
-    if not ids:
-        confirm(f"{verb} {service.count_jobs(**filters)} jobs?", yes)
-    return filters
+@app.command("history")
+def tell_history(
+    ids: Annotated[list[int], typer.Argument(help="Ids of jobs.", metavar="ID...")], json: JsonOption = False
+) -> None:
+    """Tell every change of state of jobs, with its time, and why where that was said."""
+    service = connect()
+    _print_histories(service, named(service, ids), json)
 
 
-def _latest(service: Service, filters: dict[str, Any], limit: int) -> list[JobRecord]:
-    """The `limit` jobs that were made last, in the order they were."""
-    found: list[JobRecord] = []
-    after: int | None = None
-    while len(found) < limit:
-        page = service.jobs(ordering="-id", limit=min(1000, limit - len(found)), after=after, **filters)
-        found += page.results
-        after = page.next
-        if after is None:
-            break
-    return found[::-1]
+app.command("wait")(choosing(wait.wait))
+
+
+@app.command()
+def explain(job_id: JobId, json: JsonOption = False) -> None:
+    """Say why a job is in its state: what it waits for, where it runs, how it ended."""
+    from balsam_exec.cli.output import print_one
+
+    found = connect().explain_job(job_id)
+    print_one(found, found.summary, json)
 
 
 def _app_names(service: Service, jobs: Iterable[JobRecord]) -> dict[int, str]:
     ids = sorted({job.app_id for job in jobs})
-    pages = (service.apps(id=ids[i : i + _IDS], limit=1000).results for i in range(0, len(ids), _IDS))
-    return {item.id: item.name for page in pages for item in page}
+    return {app.id: app.name for some in in_parts(ids) for app in service.apps(id=some, limit=IDS).results}
 
 
 def _events(service: Service, jobs: list[JobRecord]) -> dict[int, list[EventRecord]]:
     found: dict[int, list[EventRecord]] = {job.id: [] for job in jobs}
-    ids = list(found)
-    for start in range(0, len(ids), _IDS):
-        for event in _pages(service, ids[start : start + _IDS]):
+    for some in in_parts(list(found)):
+        for event in _pages(service, some):
             found[event.subject_id].append(event)
     return found
 
@@ -228,22 +152,21 @@ def _pages(service: Service, job_ids: list[int]) -> Iterator[EventRecord]:
             return
 
 
-def _as_json(job: JobRecord) -> dict[str, Any]:
-    return job.model_dump(mode="json", exclude={"arguments"})
-
-
 def _print_jobs(service: Service, jobs: list[JobRecord], json: bool) -> None:
-    from balsam_exec.cli.output import print_json, print_rows
+    from balsam_exec.cli.output import print_records
 
-    if json:
-        print_json([_as_json(job) for job in jobs])
-        return
-    names = _app_names(service, jobs)
-    columns = ("ID", "APP", "WORKDIR", "STATE", "TAGS", "EXIT", "CREATED", "LAST CHANGE")
-    rows = [
-        (j.id, names.get(j.app_id), j.workdir, j.state, j.tags, j.return_code, j.created, j.last_update) for j in jobs
-    ]
-    print_rows(columns, rows)
+    names = {} if json else _app_names(service, jobs)
+    columns = {
+        "ID": lambda job: job.id,
+        "APP": lambda job: names.get(job.app_id),
+        "WORKDIR": lambda job: job.workdir,
+        "STATE": lambda job: job.state,
+        "TAGS": lambda job: job.tags,
+        "EXIT": lambda job: job.return_code,
+        "CREATED": lambda job: job.created,
+        "LAST CHANGE": lambda job: job.last_update,
+    }
+    print_records(jobs, columns, json)
 
 
 def _print_counts(service: Service, filters: dict[str, Any], json: bool) -> None:
@@ -252,18 +175,18 @@ def _print_counts(service: Service, filters: dict[str, Any], json: bool) -> None
     found = {item.state: item.count for item in service.job_states(**filters)}
     counts = {state: found[state] for state in JobState if found.get(state)}
     if json:
-        print_json({state.value: count for state, count in counts.items()})
+        print_json(counts)
     else:
         print_rows(("STATE", "JOBS"), list(counts.items()))
 
 
 def _print_histories(service: Service, jobs: list[JobRecord], json: bool) -> None:
     """As `balsam ls --history` of seed 002 shows them."""
-    from balsam_exec.cli.output import print_json, stamp
+    from balsam_exec.cli.output import jsonable, print_json, stamp
 
     events = _events(service, jobs)
     if json:
-        print_json([{**_as_json(j), "history": [e.model_dump(mode="json") for e in events[j.id]]} for j in jobs])
+        print_json([{**jsonable(job), "history": events[job.id]} for job in jobs])
         return
     names = _app_names(service, jobs)
     for job in jobs:

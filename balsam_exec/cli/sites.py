@@ -16,12 +16,15 @@ app = group("Sites: directories on machines where jobs run.")
 def init(
     path: Annotated[Path, typer.Argument(help="The directory to make; it may exist, but not be a site yet.")],
     name: Annotated[str, typer.Option("--name", "-n", help="The site's name, like theta-gpu.")],
+    json: JsonOption = False,
 ) -> None:
     """Make a directory a site and register it with the service."""
+    from balsam_exec.cli.output import print_one
     from balsam_exec.site.registration import init_site
 
     site = init_site(connect(), path, name)
-    print(f"site {site.name} (id {site.id}) is at {site.path}; start its agent with: balsam site start {path}")
+    text = f"site {site.name} (id {site.id}) is at {site.path}; start its agent with: balsam site start {path}"
+    print_one(site, text, json)
 
 
 @app.command()
@@ -38,12 +41,13 @@ def start(
 @app.command("ls")
 def list_sites(json: JsonOption = False) -> None:
     """List your sites."""
-    from balsam_exec.cli.output import print_json, print_rows
+    from balsam_exec.cli.output import print_records
 
-    service = connect()
-    sites = service.sites(limit=1000).results
-    if json:
-        print_json([site.model_dump(mode="json") for site in sites])
-        return
-    rows = [(site.id, site.name, site.hostname, site.path, site.last_refresh) for site in sites]
-    print_rows(("ID", "NAME", "HOST", "PATH", "AGENT LAST HEARD"), rows)
+    columns = {
+        "ID": lambda site: site.id,
+        "NAME": lambda site: site.name,
+        "HOST": lambda site: site.hostname,
+        "PATH": lambda site: site.path,
+        "AGENT LAST HEARD": lambda site: site.last_refresh,
+    }
+    print_records(connect().sites(limit=1000).results, columns, json)

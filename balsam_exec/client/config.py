@@ -31,6 +31,11 @@ class Credentials(BaseModel):
     token: SecretStr
     site: str | None = None  #: the name (or id) of the default site
 
+    def variables(self) -> dict[str, str]:
+        """What in its environment makes another process use the same."""
+        found = {"BALSAM_URL": self.url, "BALSAM_TOKEN": self.token.get_secret_value()}
+        return found if self.site is None else {**found, "BALSAM_SITE": self.site}
+
 
 def home(environ: Mapping[str, str] | None = None) -> Path:
     """The user's state directory: `$BALSAM_HOME`, by default `~/.balsam`."""

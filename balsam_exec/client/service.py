@@ -19,7 +19,9 @@ from balsam_exec.model.auth import NewToken, TokenRecord, TokenSpec, UserRecord
 from balsam_exec.model.base import MAX_BULK, Count, Page
 from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord, BatchJobSpec
 from balsam_exec.model.events import EventRecord, Feed
+from balsam_exec.model.explain import Explanation
 from balsam_exec.model.files import DEFAULT_CHUNK, FileAnswer, FileChunk, FileRequest, FileRequestQuery, ReadRequest
+from balsam_exec.model.hooks import HookQuery, HookReport, HookReports, HooksRecorded, HookWork, Visit
 from balsam_exec.model.jobs import (
     Cancelled,
     CancelRequest,
@@ -195,6 +197,10 @@ class Service:
     def job(self, job_id: int) -> JobRecord:
         return self._call(JobRecord, "GET", f"/jobs/{job_id}")
 
+    def explain_job(self, job_id: int) -> Explanation:
+        """Why the job is in its state: what it waits for, where it runs, how it ended."""
+        return self._call(Explanation, "GET", f"/jobs/{job_id}/explain")
+
     def count_jobs(self, query: Query | None = None, **lookups: Any) -> int:
         return self._call(Count, "GET", "/jobs/count", query=_query(JobQuery, query, lookups)).count
 
@@ -270,6 +276,20 @@ class Service:
     def answer_file_request(self, request_id: int, answer: FileAnswer) -> None:
         """Raises NotFound when nobody waits for it any more."""
         self._tell("PUT", f"/file-requests/{request_id}", _dump(answer))
+
+    # --- hooks, for the agent of a site
+
+    def hook_work(self, site_id: int, query: HookQuery, deadline: float | None = None) -> HookWork:
+        """Jobs that wait for their site; waits up to `query.timeout` seconds for the first that is not known."""
+        path = f"/sites/{site_id}/hooks/work"
+        patience = query.timeout + GRACE
+        return self._call(HookWork, "POST", path, _dump(query), idempotent=True, timeout=patience, deadline=deadline)
+
+    def report_hooks(self, site_id: int, reports: Sequence[HookReport], deadline: float | None = None) -> list[Visit]:
+        """The visits that were over, whose reports were dropped. All the others are recorded, or nothing."""
+        path = f"/sites/{site_id}/hooks/reports"
+        body = _dump(HookReports(reports=list(reports)))
+        return self._call(HooksRecorded, "POST", path, body, idempotent=True, deadline=deadline).late
 
     # --- allocations
 

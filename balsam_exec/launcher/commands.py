@@ -1,4 +1,4 @@
-"""Command apps: each job a process group of its own, its output in files of its workdir."""
+"""Jobs that are processes of their own: each leads a session, its output goes to files of its workdir."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,14 +18,19 @@ from pathlib import Path
 from balsam_exec.launcher import outcomes
 from balsam_exec.launcher.events import Ended, Outcome
 from balsam_exec.launcher.reactor import Reactor, open_pidfd
+from balsam_exec.launcher.surroundings import Surroundings
 from balsam_exec.launcher.tree import Tree
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.errors import BalsamError
 from balsam_exec.model.sessions import LeasedJob
-from balsam_exec.platform.mpi import launch_prefix
+from balsam_exec.platform.cpus import confined
 
 #: A command of such characters means to a shell what it says: words, some of them in single quotes.
 _PLAIN = re.compile(r"[\w@%+=:,./' -]+", re.ASCII)
+
+
+#: From the return code (as of subprocess) and the output files, each with its length before, to what became of a job.
+Conclude = Callable[..., Outcome]
 
 
 @dataclass(slots=True)
@@ -34,33 +39,40 @@ class _Command:
     tree: Tree
     pidfd: int
     outputs: list[tuple[Path, int]]  #: the files of its stderr and stdout, and where in them it begins
+    conclude: Conclude
 
 
 class CommandRunner:
-    """Starts the commands of jobs and tells the reactor when they end."""
+    """Starts the processes of jobs and tells the reactor when nothing is left of them."""
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
         self._commands: dict[int, _Command] = {}
         self._stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
-    def start(self, job: LeasedJob, app: AppRecord, workdir: Path, environment: Mapping[str, str]) -> None:
-        """Raises BalsamError or OSError if it cannot be started."""
+    def start(self, job: LeasedJob, app: AppRecord, around: Surroundings, prefix: list[str]) -> None:
+        """Run the command of an app behind the words of `prefix`. Raises BalsamError or OSError if that cannot be."""
         from balsam_exec.apps.templates import render  # Jinja2: many launchers never run a command
 
         assert app.command_template is not None
         line = render(app.command_template, app.parameters, job.parameters, app.name)
-        prefix = launch_prefix(job, environment)
-        words = prefix + command_words(line, environment.get("PATH"))
+        words = prefix + command_words(line, around.environment.get("PATH"))
+        self.run(job, words, around, outcomes.command_ended)
+
+    def run(self, job: LeasedJob, words: list[str], around: Surroundings, conclude: Conclude) -> None:
+        """Run these words; when nothing is left of the job, `conclude` says what became of it.
+
+        Raises OSError or ConfigurationError if they cannot be run.
+        """
         with ExitStack() as opened:
             descriptors, outputs = [], []
             for name in outcomes.output_files(job):
-                descriptor = _open_output(workdir, name)
+                descriptor = _open_output(around.workdir, name)
                 opened.callback(os.close, descriptor)
                 descriptors.append(descriptor)
-                outputs.append((workdir / name, os.lseek(descriptor, 0, os.SEEK_END)))
-            process = self._spawn(words, descriptors[-1], descriptors[0], workdir, environment)
-        command = _Command(process, Tree(process.pid), open_pidfd(process), outputs)
+                outputs.append((around.workdir / name, os.lseek(descriptor, 0, os.SEEK_END)))
+            process = self._spawn(words, descriptors[-1], descriptors[0], around)
+        command = _Command(process, Tree(process.pid), open_pidfd(process), outputs, conclude)
         self._commands[job.id] = command
         self._reactor.watch(command.pidfd, lambda _: self._ended(job.id))
 
@@ -75,19 +87,18 @@ class CommandRunner:
     def close(self) -> None:
         os.close(self._stdin)
 
-    def _spawn(
-        self, words: list[str], stdout: int, stderr: int, workdir: Path, environment: Mapping[str, str]
-    ) -> subprocess.Popen[bytes]:
+    def _spawn(self, words: list[str], stdout: int, stderr: int, around: Surroundings) -> subprocess.Popen[bytes]:
         # Nothing here keeps subprocess from vfork (a preexec_fn would), which costs the same whatever our size.
-        return subprocess.Popen(
-            words,
-            cwd=workdir,
-            env=environment,
-            stdin=self._stdin,
-            stdout=stdout,
-            stderr=stderr,
-            start_new_session=True,
-        )
+        with confined(around.cpus):
+            return subprocess.Popen(
+                words,
+                cwd=around.workdir,
+                env=around.environment,
+                stdin=self._stdin,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
 
     def _ended(self, job_id: int) -> None:
         """The process that we watch for this job has ended."""
@@ -101,7 +112,7 @@ class CommandRunner:
             return
         command.tree.clear()
         del self._commands[job_id]
-        outcome = outcomes.command_ended(command.process.wait(), *command.outputs)
+        outcome = command.conclude(command.process.wait(), *command.outputs)
         self._reactor.emit(Ended(job_id, outcome, command.tree.unasked))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from balsam_exec.client.config import load_service
+from balsam_exec.client.config import load_credentials
 from balsam_exec.client.service import Service
 from balsam_exec.launcher.launcher import Launcher, Mission, obey_guardian, obey_signals
 from balsam_exec.launcher.pilot import Terms
@@ -31,14 +31,17 @@ def launch(site: Path, batch_job_id: int, guardians: Iterable[int] = ()) -> int:
     try:
         directory = SiteDirectory(site)
         settings = directory.settings()
-        service = load_service()
+        credentials = load_credentials()
+        service = Service(credentials.url, credentials.token.get_secret_value())
         batch_job = service.batch_job(batch_job_id)
         session = service.open_session(SessionSpec(site_id=batch_job.site_id, batch_job_id=batch_job.id, ttl_sec=TTL))
     except BalsamError as error:
         log.error("the launcher cannot start: %s", error)
         return 1
-    mission = mission_of(directory.data, settings, batch_job, session.ttl_sec)
-    launcher = Launcher(service, session, mission, os.environ)
+    mission = mission_of(directory, settings, batch_job, session.ttl_sec)
+    # Jobs use the same service as we do, and by default the site that they run at.
+    handed_on = credentials.model_copy(update={"site": str(batch_job.site_id)}).variables()
+    launcher = Launcher(service, session, mission, {**os.environ, **handed_on})
     obey_signals(launcher)
     for guardian in guardians:
         obey_guardian(launcher, guardian)
@@ -56,15 +59,18 @@ def run_to_the_end(launcher: Launcher, service: Service) -> bool:
         service.close()  # wakes the threads that wait for an answer
 
 
-def mission_of(data: Path, settings: SiteSettings, batch_job: BatchJobRecord, ttl: float) -> Mission:
+def mission_of(directory: SiteDirectory, settings: SiteSettings, batch_job: BatchJobRecord, ttl: float) -> Mission:
     idle = settings.idle_ttl_sec if batch_job.idle_ttl_sec is None else batch_job.idle_ttl_sec
     return Mission(
-        data=data,
+        data=directory.data,
+        exchange=directory.exchange,
         nodes=(local_node(settings.cores, settings.gpus),),
         terms=Terms(ttl=ttl, wall_time=time_left(batch_job, datetime.now(UTC)), idle=float(idle)),
         batch_job_id=batch_job.id,
         serial_only=batch_job.job_mode == "serial",
         filter_tags=batch_job.filter_tags,
+        affinity=settings.cpu_affinity,
+        mpi_launcher=settings.mpi_launcher,
     )
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,13 +17,19 @@ from balsam_exec.launcher.commands import CommandRunner, cannot_start
 from balsam_exec.launcher.events import Acquire, Action, Drain, Ended, Event, Exit, Kill, Send, Start
 from balsam_exec.launcher.link import LauncherService, Link
 from balsam_exec.launcher.pilot import Pilot, Terms
-from balsam_exec.launcher.placement import Placement
+from balsam_exec.launcher.placement import Placement, Share, cpus_of_ranks, is_bound
+from balsam_exec.launcher.ranks import RankRunner
 from balsam_exec.launcher.reactor import Reactor
+from balsam_exec.launcher.surroundings import Surroundings
 from balsam_exec.launcher.workers import PythonRunner
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.base import Tags
-from balsam_exec.model.errors import BalsamError, NotFound
-from balsam_exec.model.sessions import AcquireRequest, SessionRecord
+from balsam_exec.model.errors import BalsamError, ConfigurationError, NotFound
+from balsam_exec.model.jobs import Affinity
+from balsam_exec.model.sessions import AcquireRequest, LeasedJob, SessionRecord
+from balsam_exec.platform import mpi
+from balsam_exec.platform.cpus import Core
+from balsam_exec.platform.gpus import gpu_environment
 from balsam_exec.platform.nodes import NodeSpec
 
 log = logging.getLogger(__name__)
@@ -36,11 +43,14 @@ class Mission:
     """Where a launcher works and which jobs it may take."""
 
     data: Path  #: the site's directory of workdirs
+    exchange: Path  #: where the ranks of Python apps find their call and leave what came of it
     nodes: tuple[NodeSpec, ...]
     terms: Terms
     batch_job_id: int | None = None
     serial_only: bool = False
     filter_tags: Tags | None = None
+    affinity: Affinity = "none"  #: of jobs that do not say
+    mpi_launcher: mpi.Launcher = "mpiexec"
 
 
 class Launcher:
@@ -55,9 +65,10 @@ class Launcher:
         self._session = session
         self._mission = mission
         now = time.monotonic()
-        self._pilot = Pilot(mission.nodes, mission.terms, now, time.time() - now)
+        self._pilot = Pilot(mission.nodes, mission.terms, now, time.time() - now, mission.affinity)
         self._link = Link(service, session, self.reactor.post)
         self._commands = CommandRunner(self.reactor)
+        self._ranks = RankRunner(self._commands, mission.exchange)
         self._python = PythonRunner(self.reactor, sum(node.cores for node in mission.nodes))
         self._environment = dict(environment)
         if mission.batch_job_id is not None:
@@ -113,28 +124,43 @@ class Launcher:
         job = start.job
         workdir = self._mission.data / job.workdir
         try:
-            app = self._link.apps.get(job.app_id)
+            app = self._link.apps.get(job.app_digest)
             if app is None:
                 raise NotFound(f"its app (id {job.app_id}) no longer exists")
-            environment = self._environment_of(app, start.placement)
-            if app.command_template is None:
-                self._python.start(job, app, workdir, environment)
-            else:
-                self._commands.start(job, app, workdir, {**environment, "BALSAM_JOB_ID": str(job.id)})
+            self._start_app(job, app, workdir, start.placement)
         except (BalsamError, OSError) as problem:
             self.reactor.emit(Ended(job.id, cannot_start(problem)))
 
-    def _environment_of(self, app: AppRecord, placement: Placement) -> dict[str, str]:
-        environment = {**self._environment, **app.environment_variables}
-        if any(node.gpus for node in self._mission.nodes):
-            environment["CUDA_VISIBLE_DEVICES"] = self._gpus(placement)
-        return environment
-
-    def _gpus(self, placement: Placement) -> str:
-        """The GPUs of a job as CUDA_VISIBLE_DEVICES names them on its first node; nothing: none."""
+    def _start_app(self, job: LeasedJob, app: AppRecord, workdir: Path, placement: Placement) -> None:
         share = placement.shares[0]
-        names = self._mission.nodes[share.node].gpus
-        return ",".join(names[index] for index, _ in share.gpus)
+        spec = self._mission.nodes[share.node]
+        environment = {**self._environment, **app.environment_variables}
+        if spec.gpus:
+            environment |= gpu_environment([spec.gpus[index] for index, _ in share.gpus], spec.amd)
+        binding = self._binding(job, share, spec)
+        is_python = app.command_template is None
+        if is_python and job.ranks == 1:
+            self._python.start(job, app, Surroundings(workdir, environment, binding))
+            return
+        environment["BALSAM_JOB_ID"] = str(job.id)
+        python = (app.python_exe or sys.executable) if is_python else None
+        prefix = mpi.launch_prefix(job, environment, binding, self._mission.mpi_launcher, python)
+        around = Surroundings(workdir, {**mpi.ENVIRONMENT, **environment} if prefix else environment, binding)
+        if is_python:
+            self._ranks.start(job, app, around, prefix)
+        else:
+            self._commands.start(job, app, around, prefix)
+
+    def _binding(self, job: LeasedJob, share: Share, spec: NodeSpec) -> tuple[Core, ...]:
+        """The CPUs of each rank; none where they are not bound."""
+        if not is_bound(job, self._mission.affinity):
+            return ()
+        if not spec.cpus:
+            raise ConfigurationError(
+                f"it cannot be bound to cores (cpu_affinity=depth): settings.yml speaks of {spec.cores} cores and this "
+                "machine has fewer"
+            )
+        return cpus_of_ranks(job, share, spec)
 
     def _leave(self, action: Exit) -> bool:
         log.info("launcher ends: %s", action.reason)

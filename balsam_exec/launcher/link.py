@@ -45,7 +45,8 @@ class Link:
     """Carries requests to the service and posts what comes of them. Waits out an absent service."""
 
     def __init__(self, service: LauncherService, session: SessionRecord, post: Callable[[Event], None]) -> None:
-        self.apps: dict[int, AppRecord] = {}  #: of every job that arrived, unless it is gone; written before `post`
+        #: By digest, the apps of all jobs that arrived, unless they are gone; written before `post`.
+        self.apps: dict[str, AppRecord] = {}
         self._service = service
         self._session = session
         self._killing: dict[int, int] = {}  #: the orders of the last heartbeat
@@ -84,17 +85,20 @@ class Link:
         request = self._requests.get()
         key = uuid.uuid4().hex  # so that jobs of an answer that was lost are given again
         jobs = self._persist(lambda: self._service.acquire(self._session.id, request, key))
-        for app_id, digest in {(job.app_id, job.app_digest) for job in jobs}:
-            known = self.apps.get(app_id)
-            if known is None or known.digest != digest:
-                self._fetch_app(app_id)
+        unknown = {job.app_digest: job.app_id for job in jobs if job.app_digest not in self.apps}
+        newer = {digest: self._fetch_app(app_id) or digest for digest, app_id in unknown.items()}
+        if any(digest != found for digest, found in newer.items()):
+            jobs = [job.model_copy(update={"app_digest": newer.get(job.app_digest, job.app_digest)}) for job in jobs]
         self._post(Arrived(tuple(jobs)))
 
-    def _fetch_app(self, app_id: int) -> None:
+    def _fetch_app(self, app_id: int) -> str | None:
+        """The digest of the app as it is now, maybe newer than its jobs say; None: deleted, as its jobs will say."""
         try:
-            self.apps[app_id] = self._persist(lambda: self._service.app(app_id))
+            app = self._persist(lambda: self._service.app(app_id))
         except NotFound:
-            self.apps.pop(app_id, None)  # deleted meanwhile; its jobs will say so
+            return None
+        self.apps[app.digest] = app
+        return app.digest
 
     def _report(self) -> None:
         batch = self._batches.get()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from balsam_exec.apps.payload import dump_exception
+from balsam_exec.apps.payload import dump_exception, too_large
+from balsam_exec.launcher import worker
 from balsam_exec.launcher.events import Outcome
-from balsam_exec.model.errors import BalsamError
+from balsam_exec.model.errors import BalsamError, PayloadError
 from balsam_exec.model.jobs import Result
 from balsam_exec.model.sessions import LeasedJob
 from balsam_exec.model.states import JobState
@@ -60,6 +62,33 @@ def command_ended(return_code: int, *outputs: tuple[Path, int]) -> Outcome:
 def worker_died(return_code: int, *outputs: tuple[Path, int]) -> Outcome:
     error = f"the process that ran the job died: {how_it_ended(return_code)}\n{_last_words(outputs)}".strip()
     return failed("died", error, return_code)
+
+
+def answered(status: int, number: int, body: bytes, *outputs: tuple[Path, int]) -> Outcome:
+    """What a call came to, by the answer of the process that made it (worker.py)."""
+    text = body[number if status == worker.RAISED else 0 :].decode("utf-8", "replace")
+    match status:
+        case worker.VALUE:
+            return done(body)
+        case worker.RAISED:
+            return failed("exception", text, exception=body[:number])
+        case worker.TOO_LARGE:
+            return refused(too_large(number, "the result"))
+        case worker.EXITED:
+            return failed("exit", f"the app called sys.exit: exit code {number}\n{text}".strip(), number)
+        case worker.CANNOT_RUN:
+            return failed("exit", text)
+        case worker.DIED:
+            return worker_died(os.waitstatus_to_exitcode(number), *outputs)
+        case _:
+            return refused(PayloadError(text))
+
+
+def on_rank(failure: Outcome, rank: int, ranks: int) -> Outcome:
+    """The failure of a job, with the rank that it came from."""
+    error = f"on rank {rank} of {ranks}:\n{failure.result.error}"
+    told = failed(failure.result.reason, error, failure.result.return_code, failure.result.exception)
+    return replace(told, data={**told.data, "rank": rank})
 
 
 def output_files(job: LeasedJob) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from balsam_exec.launcher.events import (
 from balsam_exec.launcher.outbox import Lease, Outbox
 from balsam_exec.launcher.placement import SERIAL, Need, Node, Placement, obstacle, occupy, place, room, vacate
 from balsam_exec.model.base import MAX_BULK
-from balsam_exec.model.jobs import KILLED, Result
+from balsam_exec.model.jobs import KILLED, Affinity, Result
 from balsam_exec.model.sessions import LeasedJob, Report
 from balsam_exec.model.states import JobState
 from balsam_exec.platform.nodes import NodeSpec
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds after which an acquire that is not answered means that there is nothing to do.
 _ANSWER_TIME = 1.0
+#: So much of an app's digest names its version in the event of a run.
+_SHORT = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +82,15 @@ class _Running:
 class Pilot:
     """The state of one launcher, changed by `step` alone."""
 
-    def __init__(self, nodes: Sequence[NodeSpec], terms: Terms, now: float, epoch: float) -> None:
-        """`epoch` is the Unix time when the monotonic clock was 0."""
+    def __init__(
+        self, nodes: Sequence[NodeSpec], terms: Terms, now: float, epoch: float, affinity: Affinity = "none"
+    ) -> None:
+        """`epoch` is the Unix time when the monotonic clock was 0; `affinity` that of jobs that do not say."""
         self._specs = tuple(nodes)
         self._nodes = tuple(map(Node.empty, nodes))
         self._terms = terms
         self._epoch = epoch
+        self._affinity = affinity
         self._backlog: dict[int, _Waiting] = {}
         self._running: dict[int, _Running] = {}
         self._doomed: frozenset[Lease] = frozenset()  #: to be killed; some may have ended, or be on their way to us
@@ -162,7 +167,7 @@ class Pilot:
             if (job.id, job.epoch) in self._doomed:
                 self._report(job, JobState.USER_KILLED, now, KILLED)
                 continue
-            need = Need.of(job)
+            need = Need.of(job, self._affinity)
             self._backlog[job.id] = _Waiting(job, need, now)
             if why := obstacle(self._specs, need):
                 del self._backlog[job.id]
@@ -256,7 +261,7 @@ class Pilot:
             self._running[job_id] = _Running(waiting.job, placement)
             self._usual = waiting.need
             self._rate.count(now)
-            self._report(waiting.job, JobState.RUNNING, now)
+            self._report(waiting.job, JobState.RUNNING, now, {"app": waiting.job.app_digest[:_SHORT]})
             actions.append(Start(waiting.job, placement))
             if not self._anything_free:
                 return

@@ -34,7 +34,7 @@ RAISED = 1  #: number: bytes of the exception's payload (0: none); body: it, and
 BROKEN = 2  #: body: why app, arguments or result could not be loaded or serialized
 TOO_LARGE = 3  #: number: bytes of the result; the limit is less
 EXITED = 4  #: the app called sys.exit; number: the exit code, body: its message
-NO_WORKDIR = 5  #: body: why the workdir or an output file cannot be used
+CANNOT_RUN = 5  #: body: why the app cannot run here: no workdir, no output file, no MPI that fits
 DIED = 6  #: the forked process of an isolated job died; number: its wait status
 
 #: Functions of calls kept loaded, and the largest that is.
@@ -51,7 +51,7 @@ class App:
 
     def __init__(self, codec: Any, payload: bytes, isolated: bool) -> None:
         self.isolated = isolated
-        self._codec = codec
+        self.codec = codec
         self._payload = payload
         self._cls: Any = None
         self._fixed: Callable[..., Any] | None = None  #: the function of an app of calls that has one
@@ -61,27 +61,27 @@ class App:
     def load(self) -> None:
         if self._cls is not None:
             return
-        calls = self._codec.load_call_app(self._payload)
+        calls = self.codec.load_call_app(self._payload)
         if calls is None:
-            self._cls = self._codec.load_app(self._payload, Base)
+            self._cls = self.codec.load_app(self._payload, Base)
         else:
             sys_path, function = calls
             sys.path.extend(entry for entry in sys_path if entry not in sys.path and os.path.isdir(entry))
-            self.codec_name = self._codec.CLOUDPICKLE
-            self._fixed = function and self._codec.loads(function)
+            self.codec_name = self.codec.CLOUDPICKLE
+            self._fixed = function and self.codec.loads(function)
             self._cls = Base
 
     def bind(self, data: bytes) -> Callable[[], Any]:
         """The call, ready to be made."""
         if self._cls is not Base:
-            args, kwargs = self._codec.loads(data)
+            args, kwargs = self.codec.loads(data)
             instance = self._cls.__new__(self._cls)
             return lambda: instance.run(*args, **kwargs)
         function, arguments = self._fixed, data
         if function is None:
-            code, arguments = self._codec.split_call(data)
+            code, arguments = self.codec.split_call(data)
             function = self._function(code)
-        args, kwargs = self._codec.loads(arguments)
+        args, kwargs = self.codec.loads(arguments)
         return lambda: function(*args, **kwargs)
 
     def _function(self, code: bytes) -> Callable[..., Any]:
@@ -89,7 +89,7 @@ class App:
         if function is not None:
             self._functions.move_to_end(code)
             return function
-        loaded: Callable[..., Any] = self._codec.loads(code)
+        loaded: Callable[..., Any] = self.codec.loads(code)
         if len(code) <= _FUNCTION_BYTES:
             self._functions[code] = loaded
             if len(self._functions) > _FUNCTIONS:
@@ -182,38 +182,21 @@ class Worker:
         try:
             self._surroundings.enter(workdir, outputs, environment)
         except OSError as exc:
-            return answer(NO_WORKDIR, f"cannot use the job's workdir: {exc}")
+            return answer(CANNOT_RUN, f"cannot use the job's workdir: {exc}")
         try:
-            app.load()
-            return self._run_forked(app, arguments) if app.isolated else self._run(app, arguments)
-        except self._codec.CodecError as exc:
-            return answer(BROKEN, str(exc))
+            return self._run_forked(app, arguments) if app.isolated else run(app, arguments, self._limit)
         finally:
             self._surroundings.leave(environment)
             if os.getpid() != pid:  # a child that the app forked and that came back from it: it has no business here
                 os._exit(0)
 
-    def _run(self, app: App, arguments: bytes) -> bytes:
-        call = app.bind(arguments)
-        try:
-            value = call()
-        except SystemExit as exc:
-            code = exc.code if isinstance(exc.code, int) else int(exc.code is not None)
-            return answer(EXITED, "" if isinstance(exc.code, int) else str(exc.code or ""), code & 0xFF)
-        except BaseException as exc:  # noqa: BLE001 whatever an app raises is its result
-            _drop_own_frames(exc)
-            payload, text = self._codec.dump_exception(exc, app.codec_name)
-            sys.stderr.write(text)
-            payload = payload if payload is not None and len(payload) <= self._limit else b""
-            return answer(RAISED, payload + text.encode("utf-8", "replace"), len(payload))
-        result = self._codec.dumps(value, app.codec_name)
-        if len(result) > self._limit:
-            return answer(TOO_LARGE, b"", len(result))
-        return answer(VALUE, result)
-
     def _run_forked(self, app: App, arguments: bytes) -> bytes:
         """In a process of its own. Its answer comes through a file in memory: unlike a pipe it needs no reader, and no
         grandchild can hold it open."""
+        try:
+            app.load()  # here, once for all processes that are forked
+        except self._codec.CodecError as exc:
+            return answer(BROKEN, str(exc))
         report = os.memfd_create("answer")
         try:
             for stream in (sys.stdout, sys.stderr):
@@ -230,10 +213,7 @@ class Worker:
 
     def _child(self, app: App, arguments: bytes, report: int) -> int:
         try:
-            try:
-                frame = self._run(app, arguments)
-            except self._codec.CodecError as exc:
-                frame = answer(BROKEN, str(exc))
+            frame = run(app, arguments, self._limit)
             with open(report, "wb", closefd=False) as file:
                 file.write(frame)
             self._surroundings.leave({})
@@ -241,6 +221,34 @@ class Worker:
             traceback.print_exc()
             return 70
         return 0
+
+
+def run(app: App, arguments: bytes, limit: int, keep_value: bool = True) -> bytes:
+    """Make the call; an answer, of the value only if it is to be kept. What it raises itself means a bug here."""
+    try:
+        app.load()
+        return _run(app, arguments, limit, keep_value)
+    except app.codec.CodecError as exc:
+        return answer(BROKEN, str(exc))
+
+
+def _run(app: App, arguments: bytes, limit: int, keep_value: bool) -> bytes:
+    call = app.bind(arguments)
+    try:
+        value = call()
+    except SystemExit as exc:
+        code = exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+        return answer(EXITED, "" if isinstance(exc.code, int) else str(exc.code or ""), code & 0xFF)
+    except BaseException as exc:  # noqa: BLE001 whatever an app raises is its result
+        _drop_own_frames(exc)
+        payload, text = app.codec.dump_exception(exc, app.codec_name)
+        sys.stderr.write(text)
+        payload = payload if payload is not None and len(payload) <= limit else b""
+        return answer(RAISED, payload + text.encode("utf-8", "replace"), len(payload))
+    result = app.codec.dumps(value, app.codec_name) if keep_value else b""
+    if len(result) > limit:
+        return answer(TOO_LARGE, b"", len(result))
+    return answer(VALUE, result)
 
 
 def answer(status: int, body: bytes | str, number: int = 0) -> bytes:
@@ -275,6 +283,15 @@ def _libc_flush() -> Callable[[Any], Any]:
     return flush
 
 
+def prepare(codec_file: str) -> Any:
+    """Be a process of the app's own, as far as we can; returns the codec."""
+    if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
+        del sys.path[0]  # our own files are nobody's modules
+    sys.argv = [""]
+    faulthandler.enable()
+    return _load_codec(codec_file)
+
+
 def _load_codec(path: str) -> Any:
     spec = importlib.util.spec_from_file_location("_balsam_codec", path)
     assert spec is not None
@@ -286,14 +303,10 @@ def _load_codec(path: str) -> Any:
 
 
 def main() -> None:
-    if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
-        del sys.path[0]  # our own files are nobody's modules
     fd, limit, codec_file = sys.argv[1:4]
-    sys.argv = [""]
     channel = socket.socket(fileno=int(fd))
     channel.set_inheritable(False)
-    codec = _load_codec(codec_file)
-    faulthandler.enable()
+    codec = prepare(codec_file)
     # We leave without the interpreter's shutdown: threads of an app must not keep a worker that nobody wants any more.
     try:
         Worker(channel, int(limit), codec).serve()

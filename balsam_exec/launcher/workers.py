@@ -1,4 +1,4 @@
-"""Python apps: warm worker processes (worker.py), found, fed, watched and replaced."""
+"""Python apps on one rank: warm worker processes (worker.py), found, fed, watched and replaced."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from balsam_exec.apps import codec
-from balsam_exec.apps.payload import too_large
 from balsam_exec.launcher import outcomes, worker
 from balsam_exec.launcher.events import Ended, Outcome
 from balsam_exec.launcher.reactor import READ, WRITE, Reactor, open_pidfd
+from balsam_exec.launcher.surroundings import Surroundings
 from balsam_exec.launcher.tree import Tree
 from balsam_exec.model.apps import AppRecord, Isolation
 from balsam_exec.model.base import MAX_ENTITY
-from balsam_exec.model.errors import ConfigurationError, PayloadError
+from balsam_exec.model.errors import ConfigurationError
 from balsam_exec.model.sessions import LeasedJob
+from balsam_exec.platform.cpus import confine
 
 #: What a worker is for: an interpreter and the environment it starts with.
 Kind = tuple[str, frozenset[tuple[str, str]]]
 
-_NO_ARGUMENTS = codec.dumps(((), {}))
+#: Of a job that was given none.
+NO_ARGUMENTS = codec.dumps(((), {}))
 _CHUNK = 256 * 1024
 
 
@@ -52,6 +54,7 @@ class _Worker:
         self._received = bytearray()
         self._unsent = bytearray()
         self._mask = READ
+        self._cpus: Collection[int] = os.sched_getaffinity(0)
         ours, theirs = socket.socketpair()
         try:
             words = [python, worker.__file__, str(theirs.fileno()), str(MAX_ENTITY), codec.__file__]
@@ -73,6 +76,12 @@ class _Worker:
         ours.setblocking(False)
         self._socket = ours
         reactor.watch(ours.fileno(), self._ready)
+
+    def confine(self, cpus: Collection[int]) -> None:
+        """Run the next call on these CPUs only. Raises ConfigurationError."""
+        if cpus != self._cpus:
+            confine(self.process.pid, cpus)
+            self._cpus = cpus
 
     def send(self, request: tuple[object, ...]) -> None:
         body = pickle.dumps(request, protocol=4)
@@ -145,15 +154,23 @@ class PythonRunner:
         """Keeps up to `capacity` workers of all kinds, or as many as are busy."""
         self._reactor = reactor
         self._capacity = capacity
+        self._allowed: Collection[int] = os.sched_getaffinity(0)
         self._idle: list[_Worker] = []  #: the most recently used last
         self._busy: dict[int, _Worker] = {}
 
-    def start(self, job: LeasedJob, app: AppRecord, workdir: Path, environment: Mapping[str, str]) -> None:
-        """`environment` without what differs from job to job. Raises BalsamError or OSError if it cannot be started."""
-        if job.num_nodes * job.ranks_per_node > 1:
-            raise ConfigurationError("a Python app runs on one rank here: set num_nodes=1 and ranks_per_node=1")
-        kind = (app.python_exe or sys.executable, frozenset(environment.items()))
+    def start(self, job: LeasedJob, app: AppRecord, around: Surroundings) -> None:
+        """The environment `around` it is without what differs from job to job.
+
+        Raises BalsamError or OSError if it cannot be started.
+        """
+        kind = (app.python_exe or sys.executable, frozenset(around.environment.items()))
         chosen = self._take(kind, app.digest)
+        try:
+            chosen.confine(around.cpus or self._allowed)
+        except ConfigurationError:
+            self._idle.append(chosen)
+            raise
+        workdir = around.workdir
         files = outcomes.output_files(job)
         chosen.task = _Task(job.id, [(path, outcomes.size(path)) for path in (workdir / name for name in files)])
         self._busy[job.id] = chosen
@@ -161,7 +178,7 @@ class PythonRunner:
             chosen.apps.add(app.digest)
             chosen.send(("app", app.digest, app.payload, app.isolation is Isolation.PROCESS))
         variables = {"BALSAM_JOB_ID": str(job.id)}
-        chosen.send(("call", app.digest, job.arguments or _NO_ARGUMENTS, str(workdir), files, variables))
+        chosen.send(("call", app.digest, job.arguments or NO_ARGUMENTS, str(workdir), files, variables))
 
     def kill(self, job_id: int, signum: signal.Signals) -> bool:
         """Signal the job's worker, and all it started; False if it is none of ours."""
@@ -193,7 +210,7 @@ class PythonRunner:
         if task is None:
             source.tree.tell(signal.SIGKILL)  # it speaks out of turn: not our worker's code any more
             return
-        outcome = _outcome(status, number, body, task)
+        outcome = outcomes.answered(status, number, body, *task.outputs)
         if source.tree.told:  # the answer is told when nothing is left of it, as any end would be
             task.outcome = outcome
             source.close()
@@ -232,22 +249,3 @@ class PythonRunner:
         except subprocess.TimeoutExpired:
             unwanted.tree.tell(signal.SIGKILL)
             unwanted.process.wait()
-
-
-def _outcome(status: int, number: int, body: bytes, task: _Task) -> Outcome:
-    text = body[number if status == worker.RAISED else 0 :].decode("utf-8", "replace")
-    match status:
-        case worker.VALUE:
-            return outcomes.done(body)
-        case worker.RAISED:
-            return outcomes.failed("exception", text, exception=body[:number])
-        case worker.TOO_LARGE:
-            return outcomes.refused(too_large(number, "the result"))
-        case worker.EXITED:
-            return outcomes.failed("exit", f"the app called sys.exit: exit code {number}\n{text}".strip(), number)
-        case worker.NO_WORKDIR:
-            return outcomes.failed("exit", text)
-        case worker.DIED:
-            return outcomes.worker_died(os.waitstatus_to_exitcode(number), *task.outputs)
-        case _:
-            return outcomes.refused(PayloadError(text))

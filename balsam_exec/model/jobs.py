@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator
 
 from balsam_exec.model.base import MAX_BULK, Entity, Id, Json, Record, Tags, Timestamp, Wire
-from balsam_exec.model.states import JobState
+from balsam_exec.model.states import JobState, OnParentFailure
 
 #: The file of the workdir that holds what a job prints.
 STDOUT = "job.out"
+
+#: Among the launch_params: whether the processes of a job are bound to cores of their own.
+CPU_AFFINITY = "cpu_affinity"
+Affinity = Literal["none", "depth"]
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -25,15 +29,34 @@ class Resources(Wire):
     gpus_per_rank: float = Field(default=0, ge=0, le=1_000)
     node_packing_count: Positive = 1  #: how many such jobs may share a node
     wall_time_min: int = Field(default=0, ge=0, le=10_000_000)  #: 0: unknown
-    launch_params: dict[str, str] = {}  #: extra options for the MPI launcher
+    launch_params: dict[str, str] = {}  #: extra options for the MPI launcher; and "cpu_affinity", "none" or "depth"
+
+    @property
+    def ranks(self) -> int:
+        return self.num_nodes * self.ranks_per_node
+
+    @property
+    def cores_per_rank(self) -> int:
+        return -(-self.threads_per_rank // self.threads_per_core)
 
     @property
     def cores_per_node(self) -> int:
-        return self.ranks_per_node * -(-self.threads_per_rank // self.threads_per_core)
+        return self.ranks_per_node * self.cores_per_rank
+
+    @property
+    def cpu_affinity(self) -> str | None:
+        """None: as the site's setting has it."""
+        return self.launch_params.get(CPU_AFFINITY)
 
     @property
     def gpus_per_node(self) -> float:
         return self.ranks_per_node * self.gpus_per_rank
+
+
+def check_launch_params(value: dict[str, str]) -> dict[str, str]:
+    if value.get(CPU_AFFINITY, "none") not in get_args(Affinity):
+        raise ValueError(f"{CPU_AFFINITY} is one of {', '.join(get_args(Affinity))}, not {value[CPU_AFFINITY]!r}")
+    return value
 
 
 def check_workdir(value: str) -> str:
@@ -48,6 +71,17 @@ def check_output(value: str) -> str:
     return value
 
 
+def check_glob(value: str) -> str:
+    if value.startswith("/") or ".." in value.split("/"):
+        raise ValueError("a pattern of input files is relative to the workdir of each parent, without '..'")
+    return value
+
+
+#: Files of the workdirs of a job's parents, such as "*.out" or "results/**/*.h5".
+InputFiles = Annotated[
+    list[Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(check_glob)]],
+    Field(max_length=1000),
+]
 #: The name of a file of the workdir that a job writes.
 OutputFile = Annotated[str, StringConstraints(max_length=1000), AfterValidator(check_output)]
 
@@ -62,11 +96,14 @@ class JobSpec(Resources):
     parameters: dict[str, Any] = {}
     arguments: Entity | None = None
     parent_ids: list[Id] = []
+    on_parent_failure: OnParentFailure = OnParentFailure.FAIL
+    input_files: InputFiles = []  #: copied from the workdirs of the parents before `preprocess`
     transfers: dict[str, str] = {}  #: slot -> "location:path"
     stdout: Annotated[OutputFile, Field(min_length=1)] = STDOUT  #: a file of the workdir
     stderr: OutputFile = ""  #: "": together with stdout
 
     _workdir = field_validator("workdir")(check_workdir)
+    _launch_params = field_validator("launch_params")(check_launch_params)
 
 
 class JobCreated(Record):
@@ -86,6 +123,8 @@ class JobPatch(Wire):
     data: Json | None = None
     parameters: dict[str, Any] | None = None
     arguments: Entity | None = None
+    on_parent_failure: OnParentFailure | None = None
+    input_files: InputFiles | None = None
     stdout: Annotated[OutputFile, Field(min_length=1)] | None = None
     stderr: OutputFile | None = None
     num_nodes: Positive | None = None
@@ -101,6 +140,11 @@ class JobPatch(Wire):
     @classmethod
     def _workdir(cls, value: str | None) -> str | None:
         return None if value is None else check_workdir(value)
+
+    @field_validator("launch_params")
+    @classmethod
+    def _launch_params(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        return None if value is None else check_launch_params(value)
 
 
 class JobBulkPatch(JobPatch):
@@ -119,12 +163,16 @@ class JobRecord(Record, Resources):
     parameters: dict[str, Any]
     arguments: bytes | None = None
     parent_ids: list[Id] = []
+    on_parent_failure: OnParentFailure = OnParentFailure.FAIL
+    input_files: list[str] = []
     transfers: dict[str, str] = {}
     stdout: str = STDOUT
     stderr: str = ""
     state: JobState
     batch_job_id: Id | None = None  #: the allocation that ran it last
     return_code: int | None = None
+    num_runs: int = 0  #: how often a launcher has run it, the present run included
+    root_cause: Id | None = None  #: it is FAILED without having run because this job ended badly: a parent, or one's
     created: Timestamp
     last_update: Timestamp
 

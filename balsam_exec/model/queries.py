@@ -58,6 +58,7 @@ JobQuery = _query(
     app_name=(str, TEXT),
     batch_job_id=(Id, ()),
     parent_id=(Id, ()),
+    child_id=(Id, ()),
     workdir=(str, TEXT),
     tags=(str, ()),
     num_nodes=(int, ORDERED),

@@ -15,8 +15,8 @@ class JobState(StrEnum):
     """Where a job stands. The comments say what happens next."""
 
     CREATED = "CREATED"  #: just stored; leaves this state in the transaction that stores it
-    AWAITING_PARENTS = "AWAITING_PARENTS"  #: until every parent is JOB_FINISHED
-    READY = "READY"  #: parents are done; the site stages data in
+    AWAITING_PARENTS = "AWAITING_PARENTS"  #: until every parent is JOB_FINISHED (see OnParentFailure)
+    READY = "READY"  #: parents are done; the site brings its data
     STAGED_IN = "STAGED_IN"  #: data is there; the site runs `preprocess`
     PREPROCESSED = "PREPROCESSED"  #: runnable: a launcher may acquire it
     RUNNING = "RUNNING"  #: a launcher runs it under a lease
@@ -50,12 +50,28 @@ class Step(IntFlag):
     STAGE_OUT = 8
     HANDLE_ERROR = 16
     HANDLE_TIMEOUT = 32
+    INPUT_FILES = 64  #: files to copy from its parents
+
+
+_PREPARATION = Step.STAGE_IN | Step.INPUT_FILES | Step.PREPROCESS
+
+
+class OnParentFailure(StrEnum):
+    """What becomes of a waiting job when one of its parents is FAILED or USER_KILLED."""
+
+    FAIL = "fail"  #: it is FAILED too, and waits again when that parent is restarted
+    RUN = "run"  #: it counts that parent as done
+    HOLD = "hold"  #: it goes on waiting
 
 
 #: A launcher may acquire a job in one of these.
 RUNNABLE = frozenset({JobState.PREPROCESSED, JobState.RESTART_READY})
+#: It has not started, or is to start anew.
+WAITING = RUNNABLE | {JobState.AWAITING_PARENTS, JobState.READY, JobState.STAGED_IN}
 #: Nothing more happens to a job in one of these unless its owner restarts it.
 TERMINAL = frozenset({JobState.JOB_FINISHED, JobState.FAILED, JobState.USER_KILLED})
+#: It has ended without success.
+FAILURES = TERMINAL - {JobState.JOB_FINISHED}
 
 
 def _table() -> dict[tuple[JobState, JobState], frozenset[Actor]]:
@@ -73,6 +89,10 @@ def _table() -> dict[tuple[JobState, JobState], frozenset[Actor]]:
     for path in (before_run, after_run):
         for i, source in enumerate(path):
             allow((source,), path[i + 1 :], a.SERVICE)
+    # A parent failed, runs again, or was restarted; or the job has other parents.
+    allow((s.CREATED, s.AWAITING_PARENTS), (s.FAILED,), a.SERVICE)
+    allow((s.READY, s.STAGED_IN, s.PREPROCESSED, s.RESTART_READY, s.FAILED), (s.AWAITING_PARENTS,), a.SERVICE)
+    allow((s.RESTART_READY,), (s.READY, s.STAGED_IN), a.SERVICE)  # it ended before it was prepared
     # The run itself.
     allow((s.PREPROCESSED, s.RESTART_READY), (s.RUNNING,), a.LAUNCHER)
     allow((s.RUNNING,), (s.RUN_DONE, s.RUN_ERROR, s.RUN_TIMEOUT), a.LAUNCHER)
@@ -108,24 +128,35 @@ def check(source: JobState, target: JobState, actor: Actor) -> None:
         raise IllegalTransition(f"only {', '.join(sorted(actors))} may move a job from {source} to {target}")
 
 
-def settle(state: JobState, steps: Step, pending_parents: int = 0, *, killed: bool = False) -> JobState:
+def waits_for(on_parent_failure: str, unfinished: int, failed: int) -> int:
+    """How many parents a job waits for, if so many are not JOB_FINISHED, among them so many that have failed."""
+    return unfinished - failed if on_parent_failure == OnParentFailure.RUN else unfinished
+
+
+def is_lost(on_parent_failure: str, failed: int) -> bool:
+    """Whether a job cannot run any more, with so many parents that have failed."""
+    return failed > 0 and on_parent_failure == OnParentFailure.FAIL
+
+
+def settle(state: JobState, steps: Step, waits_for: int = 0, *, has_run: bool = True, killed: bool = False) -> JobState:
     """Where a job that has just come to `state` really comes to rest, over all steps it does not have.
 
-    `pending_parents` counts the parents that are not JOB_FINISHED yet. The result equals `state` where the job has
-    to wait for somebody: its parents, the site, a launcher. With `killed`, where its kill was ordered and no launcher
-    holds it any more, it waits for nobody: it has ended by itself, or ends as USER_KILLED.
+    `waits_for` counts the parents that it still waits for; what has not started goes back to do so, what is restarted
+    too. What is restarted and not `has_run` is prepared first. The result equals `state` where the job has to wait for
+    somebody: its parents, the site, a launcher. With `killed`, where its kill was ordered and no launcher holds it any
+    more, it waits for nobody: it has ended by itself, or ends as USER_KILLED.
     """
-    rest = _over_missing_steps(state, steps, pending_parents)
+    rest = _over_missing_steps(state, steps, waits_for, has_run)
     return JobState.USER_KILLED if killed and rest not in TERMINAL else rest
 
 
-def _over_missing_steps(state: JobState, steps: Step, pending_parents: int) -> JobState:
+def _over_missing_steps(state: JobState, steps: Step, waits_for: int, has_run: bool) -> JobState:
     s = JobState
-    if state in (s.CREATED, s.AWAITING_PARENTS):
-        if pending_parents:
-            return s.AWAITING_PARENTS
+    if waits_for and (state in WAITING or state is s.CREATED):
+        return s.AWAITING_PARENTS
+    if state in (s.CREATED, s.AWAITING_PARENTS) or (state is s.RESTART_READY and not has_run and steps & _PREPARATION):
         state = s.READY
-    if state is s.READY and not steps & Step.STAGE_IN:
+    if state is s.READY and not steps & (Step.STAGE_IN | Step.INPUT_FILES):
         state = s.STAGED_IN
     if state is s.STAGED_IN and not steps & Step.PREPROCESS:
         state = s.PREPROCESSED

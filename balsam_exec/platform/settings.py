@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from balsam_exec.model.base import Id, Name
 from balsam_exec.model.errors import ConfigurationError
+from balsam_exec.model.jobs import Affinity
+from balsam_exec.platform.mpi import Launcher
 
 FILE_NAME = "settings.yml"
 
@@ -34,7 +36,34 @@ gpus: null
 
 # A launcher ends after so many seconds without work, unless its batch job says otherwise.
 idle_ttl_sec: 60
+
+# Hooks of apps run beside the agent in so many processes (null: one for each core, at most 4). One that takes longer
+# than so many seconds is ended, and its job failed.
+processing:
+  workers: null
+  hook_timeout_sec: 600
+
+# Whether to remove from the workdirs of finished jobs what the cleanup_files of their apps name.
+file_cleaner:
+  enabled: false
 """
+
+
+class ProcessingSettings(BaseModel):
+    """How the agent runs the hooks of jobs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    workers: int | None = Field(default=None, ge=1, le=1_000)  #: processes; None: one for each core, at most 4
+    hook_timeout_sec: float = Field(default=600, gt=0, le=86_400)  #: after so long a hook is ended, and its job FAILED
+
+
+class FileCleanerSettings(BaseModel):
+    """What the agent removes when jobs have finished."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = False  #: whether what an app's `cleanup_files` name is removed from workdirs of its finished jobs
 
 
 class SiteSettings(BaseModel):
@@ -48,8 +77,13 @@ class SiteSettings(BaseModel):
     cores: int | None = Field(default=None, ge=1, le=100_000)  #: of a node; None: detected
     gpus: int | None = Field(default=None, ge=0, le=1_000)  #: of a node; None: detected
     idle_ttl_sec: int = Field(default=60, ge=0)
+    #: Whether jobs are bound to cores of their own ("depth") where their launch_params do not say.
+    cpu_affinity: Affinity = "none"
+    mpi_launcher: Launcher = "mpiexec"  #: the program that starts the ranks of jobs
     #: Seconds between the SIGTERM that ends an allocation and the SIGKILL of what is left of it.
     cancel_grace_sec: float = Field(default=30, ge=0, le=86_400)
+    processing: ProcessingSettings = ProcessingSettings()  #: of hooks
+    file_cleaner: FileCleanerSettings = FileCleanerSettings()  #: of files that apps declare as disposable
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -81,6 +115,7 @@ class SiteDirectory:
         self.data = self.path / "data"
         self.log = self.path / "log"
         self.qsubmit = self.path / "qsubmit"
+        self.exchange = self.path / "exchange"
 
     @property
     def exists(self) -> bool:

@@ -13,9 +13,11 @@ from balsam_exec.model.errors import BalsamError, ConfigurationError, ServiceUna
 from balsam_exec.model.sites import SiteRecord
 from balsam_exec.platform.settings import SiteDirectory
 from balsam_exec.site.allocations import Allocations
+from balsam_exec.site.cleaner import FileCleaner
 from balsam_exec.site.files import Files
 from balsam_exec.site.heartbeat import Heartbeat
 from balsam_exec.site.part import Part
+from balsam_exec.site.processing import Processing
 from balsam_exec.site.registration import attach
 
 log = logging.getLogger(__name__)
@@ -81,12 +83,16 @@ class Agent:
         with self._starting:
             if self._stopped.is_set():
                 return
-            self._allocations = Allocations(self._service, record.id, self._site, self._site.settings())
+            settings = self._site.settings()
+            self._allocations = Allocations(self._service, record.id, self._site, settings)
             self._parts = [
                 self._allocations,
                 Heartbeat(self._service, record.id),
                 Files(self._service, record.id, self._site.data),
+                Processing(self._service, record.id, self._site.data, settings.processing),
             ]
+            if settings.file_cleaner.enabled:
+                self._parts.append(FileCleaner(self._service, record, self._site))
             for part in self._parts:
                 part.start()
         log.info("serving site %s (%s) at %s", record.name, record.id, self._service.url)

@@ -106,7 +106,7 @@ def _connect(credentials: Path | None) -> Service:
         os.environ["BALSAM_TOKEN"] = json.loads(credentials.read_text())["token"]
     found = load_credentials()
     token = found.token.get_secret_value()
-    os.environ.update(BALSAM_URL=found.url, BALSAM_TOKEN=token)
+    os.environ.update(found.variables())
     return Service(found.url, token, deadline=_DEADLINE)
 
 

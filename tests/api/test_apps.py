@@ -131,6 +131,9 @@ def test_sync_again_replaces(site: Site) -> None:
         ({"command_template": "x", "transfers": ({"a": {}},)}, "comma"),
         ({"command_template": "x", "transfers": {"a": {"direction": "up", "local_path": "."}}}, "direction"),
         ({"command_template": "x", "cleanup_files": "*.h5"}, "list"),
+        ({"command_template": "x", "cleanup_files": ["*.h5", "/etc/*"]}, "'/etc/\\*' is no glob relative"),
+        ({"command_template": "x", "cleanup_files": ["a/../../b"]}, "no glob relative"),
+        ({"command_template": "x", "cleanup_files": [3]}, "no glob relative"),
         ({"command_template": "x", "isolation": "planet"}, "worker, process"),
     ],
 )

@@ -29,6 +29,7 @@ PUBLIC = [
     "Site",
     "TransferItem",
     "WaitResult",
+    "current_job",
 ]
 
 

@@ -67,7 +67,7 @@ def test_create_makes_what_it_was_told(balsam: Balsam, hello: AppRecord) -> None
         (["--app", "Hello", "-w", "x", "--nodes", "0", "-p", "name=a"], 2, "--nodes"),
         (["--app", "Hello", "-w", "x", "-p", "name=a", "--parent", "99"], 1, "99"),
         (["--app", "Hello"], 2, "--workdir"),
-        (["--app", "Hello", "-w", "x", "-p", "name=a", "--site", "nowhere"], 1, "there is no site 'nowhere'"),
+        (["--app", "Hello", "-w", "x", "-p", "name=a", "--site", "nowhere"], 1, "no site named 'nowhere'"),
     ],
 )
 def test_create_refuses(balsam: Balsam, hello: AppRecord, options: list[str], code: int, message: str) -> None:
@@ -79,7 +79,7 @@ def test_create_of_an_app_of_several_sites(balsam: Balsam, hello: AppRecord) -> 
     other = balsam.service.create_site(SiteSpec(name="other"))
     spec = AppSpec(site_id=other.id, name="Hello", command_template="true")
     twin = balsam.service.put_app(spec)
-    assert "--site" in balsam.fails("job", "create", "--app", "Hello", "-w", "x")
+    assert "say which site" in balsam.fails("job", "create", "--app", "Hello", "-w", "x")
     job_id = int(balsam("job", "create", "--app", "Hello", "-w", "x", "--site", "other"))
     assert balsam.service.job(job_id).app_id == twin.id
 

@@ -47,7 +47,7 @@ def test_queue_submit_refuses(balsam: Balsam, site: SiteRecord) -> None:
     balsam.fails("queue", "submit", "-n", 0, code=2)
     balsam.fails("queue", "submit", "-j", "other", code=2)
     balsam.fails("queue", "submit", "--tag", "kind", code=2)
-    assert "no site 'x'" in balsam.fails("queue", "submit", "--site", "x")
+    assert "no site named 'x'" in balsam.fails("queue", "submit", "--site", "x")
     assert balsam.rows("queue", "ls") == []
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from balsam_exec.launcher.launcher import Launcher, Mission
 from balsam_exec.launcher.pilot import Terms
-from balsam_exec.platform.nodes import NodeSpec
+from balsam_exec.model.jobs import Affinity
+from balsam_exec.platform.nodes import local_node
 from tests.launcher.fake_service import FakeService
 
 
@@ -49,13 +50,14 @@ def service() -> FakeService:
 
 @pytest.fixture
 def launch(service: FakeService, tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """`launch(cores=2, gpus=0, **terms)` runs a launcher; its data directory is tmp_path/data."""
+    """`launch(cores=2, gpus=0, affinity="none", **terms)` runs a launcher; its data directory is tmp_path/data."""
     started: list[Running] = []
 
-    def start(cores: int = 2, gpus: int = 0, **terms: Any) -> Running:
-        node = NodeSpec("here", cores, tuple(map(str, range(gpus))))
+    def start(cores: int = 2, gpus: int = 0, affinity: Affinity = "none", **terms: Any) -> Running:
+        node = local_node(cores, gpus, environ={}, dev=tmp_path)
         quick = replace(Terms(ttl=service.ttl, grace=1.0), **terms)
-        started.append(Running(service, Mission(tmp_path / "data", (node,), quick, batch_job_id=3)))
+        mission = Mission(tmp_path / "data", tmp_path / "exchange", (node,), quick, batch_job_id=3, affinity=affinity)
+        started.append(Running(service, mission))
         return started[-1]
 
     yield start

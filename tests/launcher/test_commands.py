@@ -133,7 +133,8 @@ def test_environment_variables(run: Callable[..., tuple[Result, str]], monkeypat
 
 
 def test_gpus_are_named_to_the_job(service: FakeService, launch: Launch, tmp_path: Path) -> None:
-    app = service.add_app(command_template="echo gpus=$CUDA_VISIBLE_DEVICES; test -e go || read -t 20 x <> fifo")
+    show = "echo $CUDA_VISIBLE_DEVICES $ROCR_VISIBLE_DEVICES $ZE_AFFINITY_MASK"
+    app = service.add_app(command_template=f"{show}; test -e go || read -t 20 x <> fifo")
     for i in (1, 2):
         workdir = tmp_path / f"data/{i}"
         workdir.mkdir(parents=True)
@@ -145,7 +146,7 @@ def test_gpus_are_named_to_the_job(service: FakeService, launch: Launch, tmp_pat
     for i in (1, 2):
         (tmp_path / f"data/{i}/fifo").write_text("go\n")
     service.wait(jobs)
-    assert [path.read_text() for path in outputs] == ["gpus=0\n", "gpus=1,2\n"]
+    assert [path.read_text() for path in outputs] == ["0 0 0\n", "1,2 1,2 1,2\n"]
 
 
 def test_a_job_without_gpus_sees_none(service: FakeService, launch: Launch, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from balsam_exec.launcher.events import (
     Start,
 )
 from balsam_exec.launcher.pilot import Pilot, Terms
+from balsam_exec.launcher.placement import place
 from balsam_exec.model.jobs import Result
 from balsam_exec.model.sessions import LeasedJob, Report
 from balsam_exec.model.states import JobState
@@ -406,10 +407,13 @@ class World:
                 case Exit():
                     assert self.exit is None
                     self.exit = action
-        free = self.ship.pilot._nodes[0]
-        assert free.cores >= 0
+        pilot = self.ship.pilot
+        free = pilot._nodes[0]
         assert free.occupancy >= 0
         assert free.jobs == len(self.alive)
+        waiting = pilot._backlog.values()
+        if all(self.ship.now - each.since <= TERMS.patience for each in waiting):
+            assert not any(place(pilot._nodes, each.need) for each in waiting), "a free fit is left unused"
 
 
 @settings(deadline=None)

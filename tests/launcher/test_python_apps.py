@@ -359,11 +359,6 @@ def test_an_app_that_was_deleted_says_so(service: FakeService, launch: Launch) -
     assert "no longer exists" in service.results[job_id].error
 
 
-def test_several_ranks_are_refused(bench: Bench) -> None:
-    with pytest.raises(JobFailed, match="a Python app runs on one rank"):
-        bench.run(abs, 1, ranks_per_node=2)
-
-
 def test_environment_variables_are_there_when_the_worker_starts(service: FakeService, launch: Launch) -> None:
     (tmp := Path(os.environ["BALSAM_HOME"]) / "lib").mkdir(parents=True)
     (tmp / "only_on_pythonpath.py").write_text("import os\nVALUE = os.environ['MINE']\n")

@@ -26,6 +26,7 @@ PUBLIC = {
         "Job",
         "Site",
         "__version__",
+        "current_job",
     },
     "balsam_exec.api": {
         "App",
@@ -39,6 +40,7 @@ PUBLIC = {
         "Site",
         "TransferItem",
         "WaitResult",
+        "current_job",
     },
 }
 #: What `import balsam_exec` must not load: each costs more than all of it may.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,41 @@ def test_real_ranks_without_any_path() -> None:
     code = "from mpi4py import MPI; w = MPI.COMM_WORLD; all = w.gather(w.rank); w.rank or print(all)"
     done = subprocess.run([*prefix, sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[0, 1, 2]\n"
+
+
+def test_the_mpi_of_an_interpreter_comes_first(tmp_path: Path) -> None:
+    beside = program(tmp_path / "env/bin/mpiexec")
+    loaded = program(tmp_path / "module/bin/mpiexec")
+    environ = {"PATH": str(tmp_path / "module/bin")}
+    two = Resources(ranks_per_node=2)
+    assert launch_prefix(two, environ, python=str(tmp_path / "env/bin/python"))[0] == beside
+    assert launch_prefix(two, environ, python=str(tmp_path / "other/bin/python"))[0] == loaded
+
+
+def test_srun(tmp_path: Path) -> None:
+    srun = program(tmp_path / "bin/srun")
+    job = Resources(num_nodes=2, ranks_per_node=3, launch_params={"--mpi": "pmi2"})
+    assert launch_prefix(job, {"PATH": str(tmp_path / "bin")}, launcher="srun") == [
+        *(srun, "--nodes", "2", "--ntasks", "6", "--ntasks-per-node", "3", "--kill-on-bad-exit=1", "--cpu-bind=none"),
+        *("--mpi", "pmi2"),
+    ]
+
+
+def test_affinity_is_no_option_of_the_launcher() -> None:
+    job = Resources(ranks_per_node=2, launch_params={"cpu_affinity": "none", "-l": ""})
+    assert launch_prefix(job, {"PATH": ""})[1:] == ["-n", "2", "-l"]
+
+
+def test_without_taskset_ranks_cannot_be_bound(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="needs taskset"):
+        launch_prefix(Resources(ranks_per_node=2), {"PATH": str(tmp_path)}, ((0,), (0,)))
+
+
+def test_real_ranks_on_their_cores() -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    binding = [cpus[-1:], cpus[:2]]
+    prefix = launch_prefix(Resources(ranks_per_node=2), {"PATH": "/usr/bin:/bin"}, binding)
+    code = "import os; print(os.environ['PMI_RANK'], *sorted(os.sched_getaffinity(0)), end='; ')"
+    done = subprocess.run([*prefix, sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    shown = sorted(done.stdout.split("; "))[1:]
+    assert shown == [" ".join(map(str, [rank, *cpus])) for rank, cpus in enumerate(binding)]

@@ -81,6 +81,7 @@ def test_lookups_by_id(world: World, three: list[int]) -> None:
     assert found(world, id__ne=[a, c]) == [b]
     assert found(world, id__gt=a, id__lte=b) == [b]
     assert found(world, parent_id=[a]) == [c]
+    assert found(world, child_id=[c]) == [a]
     assert found(world, parent_id__ne=[a]) == [a, b]
     assert found(world, site_id=[world.site]) == three
     assert found(world, site_id__ne=[world.site]) == []

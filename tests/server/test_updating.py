@@ -126,14 +126,6 @@ def test_only_what_waits_and_nobody_holds_is_cancelled(world: World) -> None:
     assert world.states([finished, running["id"]]) == [S.JOB_FINISHED] * 2
 
 
-def test_parents_that_end_badly_leave_their_children_waiting(world: World) -> None:
-    [parent] = world.create()
-    [child] = world.create(world.spec(parent_ids=[parent]))
-    world.cancel(parent)
-    assert world.state(child) == S.AWAITING_PARENTS
-    assert world.cancel(child) == [child]
-
-
 def test_a_query_changes_all_or_none(world: World) -> None:
     a = world.create(*[world.spec(tags={"k": "a"})] * 3)
     b = world.create(*[world.spec(tags={"k": "b"})] * 2)
@@ -175,14 +167,6 @@ def test_deleting_takes_all_but_the_log(world: World) -> None:
     [new] = world.create()
     assert new > max(gone), "an id was used twice"
     assert world.job(keep)
-
-
-def test_what_others_wait_for_is_not_deleted(world: World) -> None:
-    [parent] = world.create()
-    [child] = world.create(world.spec(parent_ids=[parent]))
-    with pytest.raises(Conflict, match=str(child)):
-        world.write(update.delete_job, world.owner, parent)
-    assert delete_matching(world, id=[parent, child]) == 2
 
 
 def test_a_finished_parent_may_go(world: World) -> None:

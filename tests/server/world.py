@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +14,7 @@ from balsam_exec.model.jobs import JobCreated, JobPatch, JobSpec, Result
 from balsam_exec.model.queries import EventQuery, FeedQuery, JobQuery
 from balsam_exec.model.sessions import AcquireRequest, Report, SessionSpec
 from balsam_exec.model.sites import SiteSpec
-from balsam_exec.model.states import JobState
+from balsam_exec.model.states import FAILURES, WAITING, JobState, OnParentFailure
 from balsam_exec.server.hub import Hub
 from balsam_exec.server.migrations import migrate
 from balsam_exec.server.service import apps, create, feed, jobs, leases, sessions, sites, update, users
@@ -30,6 +31,20 @@ S = JobState
 AFTER_RUN = {S.RUN_DONE, S.POSTPROCESSED, S.STAGED_OUT, S.JOB_FINISHED, S.RUN_ERROR, S.RUN_TIMEOUT, S.FAILED}
 AFTER_RUN |= {S.USER_KILLED}  # after RUN_DONE, while it waited for its postprocess
 _CREATED = TypeAdapter(list[JobCreated])
+
+
+def check_dependent(job: Any) -> None:
+    """A job (a row) stands where its parents have it be."""
+    lost = job.on_parent_failure == OnParentFailure.FAIL and job.failed_parents > 0
+    runs_all_the_same = job.on_parent_failure == OnParentFailure.RUN
+    waits_for = job.pending_parents - (job.failed_parents if runs_all_the_same else 0)
+    if job.state in WAITING and job.session_id is None:
+        assert not lost
+        assert (job.state == S.AWAITING_PARENTS) == (waits_for > 0)
+    if job.root_cause is not None:
+        assert job.state == S.FAILED
+        assert lost
+    assert job.num_runs >= (job.session_id is not None)
 
 
 class World:
@@ -198,11 +213,13 @@ class World:
             )
             assert counted == {(site, state): number for site, state, number in real}
             states = dict(connection.execute(select(job_table.c.id, job_table.c.state)).all())
-            unfinished: dict[int, int] = dict.fromkeys(states, 0)
+            unfinished, failed = Counter[int](), Counter[int]()
             for parent, child in connection.execute(select(job_edges.c.parent_id, job_edges.c.child_id)):
                 unfinished[child] += states[parent] != S.JOB_FINISHED
-            pending = select(job_table.c.id, job_table.c.pending_parents)
-            assert dict(connection.execute(pending).all()) == unfinished
+                failed[child] += states[parent] in FAILURES
+            for job in connection.execute(select(job_table)):
+                assert (job.pending_parents, job.failed_parents) == (unfinished[job.id], failed[job.id])
+                check_dependent(job)
             for job_id in connection.execute(select(job_results.c.job_id)).scalars():
                 assert states[job_id] in {
                     S.RUN_DONE,

@@ -13,6 +13,7 @@ from balsam_exec.apps.definition import JobInput, command_input, python_input
 from balsam_exec.apps.templates import render
 from balsam_exec.executors.libensemble.apps import RegisteredApp
 from balsam_exec.model.apps import AppRecord, ParameterSpec
+from balsam_exec.model.jobs import CPU_AFFINITY
 
 #: Options of MPI launchers that say what libEnsemble has arguments for.
 _OPTIONS = {
@@ -162,7 +163,8 @@ def mpi_prefix(size: Shape, options: Mapping[str, str]) -> list[str]:
     """What starts the ranks, as people write it; the site has its own way."""
     if size.ranks == 1:
         return []
-    return ["mpiexec", "-n", str(size.ranks), *(word for pair in options.items() for word in pair if word)]
+    given = [word for key, value in options.items() if key != CPU_AFFINITY for word in (key, value) if word]
+    return ["mpiexec", "-n", str(size.ranks), *given]
 
 
 def transfers_of(record: AppRecord, transfers: Mapping[str, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from balsam_exec.model.base import MAX_BULK, MAX_PAGE, Count, Id, Page
 from balsam_exec.model.errors import InvalidRequest
+from balsam_exec.model.explain import Explanation
 from balsam_exec.model.jobs import (
     Cancelled,
     CancelRequest,
@@ -37,7 +38,7 @@ from balsam_exec.server.routes.http import (
     read_bytes,
     runtime,
 )
-from balsam_exec.server.service import create, feed, jobs, update
+from balsam_exec.server.service import create, explain, feed, jobs, update
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -138,6 +139,13 @@ async def read_results(request: Request, user: User) -> Response:
 @router.get("/{job_id}", **described(JobRecord))
 async def read_job(request: Request, job_id: PathId, user: User) -> Response:
     return answer(await runtime(request).read_brief(jobs.job, user, job_id))
+
+
+@router.get("/{job_id}/explain", **described(Explanation))
+async def explain_job(request: Request, job_id: PathId, user: User) -> Response:
+    """Why the job is in its state: what it waits for, where it runs, how it ended."""
+    app = runtime(request)
+    return answer(await app.read(explain.explain, user, job_id, app.clock()))
 
 
 @router.patch("/{job_id}", **described(JobRecord, body=PATCH))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,10 @@ from balsam_exec.model.apps import HOOK_STEPS, ParameterSpec, TransferSlot, chec
 from balsam_exec.model.errors import Conflict, NotFound, ParameterError
 from balsam_exec.model.events import Kind
 from balsam_exec.model.jobs import STDOUT, JobSpec
-from balsam_exec.model.states import RUNNABLE, JobState, Step, settle
+from balsam_exec.model.states import FAILURES, RUNNABLE, JobState, Step, is_lost, settle, waits_for
 from balsam_exec.model.transfers import TransferState
-from balsam_exec.server.service.moves import steps_of
-from balsam_exec.server.service.unit import Unit, tag_marks, work_at
+from balsam_exec.server.service.moves import fail_lost, steps_of
+from balsam_exec.server.service.unit import Unit, hooks_at, tag_marks, work_at
 from balsam_exec.server.store import apps as app_store
 from balsam_exec.server.store import dialect, keys, schema
 from balsam_exec.server.store import jobs as store
@@ -100,7 +100,8 @@ def create_jobs(
         return answer
     terms = app_terms(unit, owner_id, {spec.app_id for spec in specs})
     _check(specs, terms)
-    parents = _parents(unit, owner_id, specs)
+    wanted = {parent for spec in specs for parent in spec.parent_ids}
+    parents = parent_states(unit, owner_id, wanted) if wanted else {}
     ids = dialect.reserve_ids(unit.connection, schema.jobs, len(specs)) if specs else ()
     states = _store(unit, owner_id, ids, specs, terms, parents)
     answer = b"[" + b",".join(b'{"id":%d,"state":"%s"}' % pair for pair in zip(ids, states, strict=True)) + b"]"
@@ -120,10 +121,8 @@ def _check(specs: Sequence[JobSpec], terms: Mapping[int, AppTerms]) -> None:
             raise ParameterError(f"job {index} of the request: {error.message}", index=index, **error.detail) from None
 
 
-def _parents(unit: Unit, owner_id: int, specs: Sequence[JobSpec]) -> dict[int, JobState]:
-    wanted = {parent for spec in specs for parent in spec.parent_ids}
-    if not wanted:
-        return {}
+def parent_states(unit: Unit, owner_id: int, wanted: Set[int]) -> dict[int, JobState]:
+    """States that stay until the transaction ends. Raises NotFound, naming what is not the owner's."""
     found = store.parent_states(unit.connection, owner_id, wanted)
     if absent := sorted(wanted - set(found)):
         raise NotFound(f"there is no job {', '.join(map(str, absent[:10]))} to be a parent", job_ids=absent[:100])
@@ -140,31 +139,39 @@ def _store(
 ) -> list[bytes]:
     """Insert everything about the jobs; the states they came to."""
     now = unit.now
-    rows, payloads, tags, edges, transfers, states = [], [], [], [], [], []
+    rows, payloads, tags, edges, transfers, lost = [], [], [], [], [], []
+    states = dict.fromkeys(ids, b"")
     for job_id, spec in zip(ids, specs, strict=True):
         app = terms[spec.app_id]
         steps = app.steps
         if spec.transfers:
             steps = steps_of(steps, (app.slots[slot].direction for slot in spec.transfers))
-        pending = 0
+        pending = failed = waiting = 0
         if spec.parent_ids:
             unique = set(spec.parent_ids)
             edges += [(parent, job_id) for parent in unique]
             pending = sum(parents[parent] is not _FINISHED for parent in unique)
-        state = settle(JobState.CREATED, steps, pending)
+            failed = sum(parents[parent] in FAILURES for parent in unique)
+            waiting = waits_for(spec.on_parent_failure, pending, failed)
+            if is_lost(spec.on_parent_failure, failed):
+                lost.append(job_id)
+            if spec.input_files:
+                steps |= Step.INPUT_FILES
+        state = settle(JobState.CREATED, steps, waiting)
         marks = tag_marks(spec.tags) if spec.tags else 0
         rows.append(
             (
                 *(job_id, owner_id, app.site_id, spec.app_id, state.value, -spec.wall_time_min, int(steps), pending, 0),
                 *(spec.num_nodes, spec.ranks_per_node, spec.threads_per_rank, spec.threads_per_core),
                 *(spec.gpus_per_rank, spec.node_packing_count, spec.wall_time_min, marks, now, now),
+                *(spec.on_parent_failure.value, failed, None),
             )
         )
         payloads.append(
             (
                 *(job_id, spec.workdir, encode(spec.tags), encode(spec.data), encode(spec.parameters)),
                 *(encode(spec.launch_params), encode(spec.transfers), spec.arguments),
-                *(None if spec.stdout == STDOUT else spec.stdout, spec.stderr or None),
+                *(None if spec.stdout == STDOUT else spec.stdout, spec.stderr or None, encode(spec.input_files)),
             )
         )
         if spec.tags:
@@ -175,10 +182,15 @@ def _store(
         unit.count(owner_id, app.site_id, state, 1)
         if state in RUNNABLE:
             unit.topics.add(work_at(app.site_id))
-        states.append(state.value.encode())
+        elif steps:
+            unit.topics.add(hooks_at(app.site_id))
+        states[job_id] = state.value.encode()
     store.insert_jobs(unit.connection, rows, payloads, tags, edges)
     store.insert_transfers(unit.connection, transfers)
-    return states
+    if lost:
+        fail_lost(unit, owner_id, lost)
+        states.update(dict.fromkeys(lost, JobState.FAILED.value.encode()))
+    return list(states.values())
 
 
 def _transfer(owner_id: int, job_id: int, app: AppTerms, state: JobState, name: str, remote: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from balsam_exec.model.errors import BY_CODE, Conflict, NotFound, SiteUnreachabl
 from balsam_exec.model.files import FileAnswer, FileChunk, ReadRequest
 from balsam_exec.model.jobs import STDOUT
 from balsam_exec.server.service.unit import Unit
+from balsam_exec.server.service.words import ago
 from balsam_exec.server.store import files as store
 from balsam_exec.server.store import sites as site_store
 from balsam_exec.server.store.database import Connection
@@ -83,21 +84,13 @@ def unreachable(connection: Connection, owner_id: int, asked: Asked, timeout: fl
     if site.last_refresh is None:
         heard = "it was never heard of"
     else:
-        heard = f"it was last heard of {_ago(site.last_refresh, now)}"
+        heard = f"it was last heard of {ago(site.last_refresh, now)}"
     return SiteUnreachable(
         f"the agent of site {site.name!r} did not answer within {timeout:g} s; {heard}: does it run on "
         f"{site.hostname or 'its machine'}? See `balsam site ls`, `balsam site start`",
         site_id=site.id,
         last_refresh=None if site.last_refresh is None else site.last_refresh.isoformat(),
     )
-
-
-def _ago(then: datetime, now: datetime) -> str:
-    seconds = max(0, round((now - then).total_seconds()))
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit} ago, at {then:%Y-%m-%d %H:%M:%S} UTC"
-    return f"{seconds} s ago"
 
 
 def requests(connection: Connection, owner_id: int, site_id: int, known: Sequence[int], now: int) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 from balsam_exec.model.errors import IllegalTransition, NotFound, StaleLease
 from balsam_exec.model.jobs import Result
 from balsam_exec.model.sessions import AcquireRequest, Heartbeat, Report
-from balsam_exec.model.states import RUNNABLE, Actor, JobState, check
+from balsam_exec.model.states import RUNNABLE, WAITING, Actor, JobState, check
 from balsam_exec.server.hub import Hub
 from balsam_exec.server.service.moves import Moves
 from balsam_exec.server.service.unit import Unit, work_at
@@ -27,8 +27,8 @@ _SESSIONS = 1000
 _s = JobState
 _AFTER = {
     _s.RUN_DONE: {_s.RUN_DONE, _s.POSTPROCESSED, _s.STAGED_OUT, _s.JOB_FINISHED, _s.USER_KILLED},
-    _s.RUN_ERROR: {_s.RUN_ERROR, _s.RESTART_READY, _s.FAILED, _s.USER_KILLED},
-    _s.RUN_TIMEOUT: {_s.RUN_TIMEOUT, _s.RESTART_READY, _s.FAILED, _s.USER_KILLED},
+    _s.RUN_ERROR: {_s.RUN_ERROR, _s.RESTART_READY, _s.AWAITING_PARENTS, _s.FAILED, _s.USER_KILLED},
+    _s.RUN_TIMEOUT: {_s.RUN_TIMEOUT, _s.RESTART_READY, _s.AWAITING_PARENTS, _s.FAILED, _s.USER_KILLED},
     _s.USER_KILLED: {_s.USER_KILLED},
 }
 _AFTER[JobState.RUNNING] = {JobState.RUNNING, *(state for after in _AFTER.values() for state in after)}
@@ -184,7 +184,7 @@ def _apply(moves: Moves, job: JobRow, item: Report, batch_job_id: int | None) ->
     else:
         job.return_code = _return_code(item.result, item.data)
         moves.free(job, item.state, taken=False, at=at, data=item.data)
-    if item.result is None or job.state in (JobState.RESTART_READY, JobState.USER_KILLED):
+    if item.result is None or job.state is JobState.USER_KILLED or job.state in WAITING:
         return None
     result = item.result
     return (

@@ -58,6 +58,10 @@ def work_at(site_id: int) -> str:
     return f"work:{site_id}"
 
 
+def hooks_at(site_id: int) -> str:
+    return f"hooks:{site_id}"
+
+
 def orders_for(session_id: int) -> str:
     return f"orders:{session_id}"
 

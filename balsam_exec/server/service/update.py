@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from balsam_exec.model.errors import Conflict, IllegalTransition, InvalidRequest, NotFound
-from balsam_exec.model.events import Kind
 from balsam_exec.model.jobs import STDOUT, JobBulkPatch, JobPatch
 from balsam_exec.model.queries import Query
-from balsam_exec.model.states import TERMINAL, TRANSITIONS, Actor, JobState, check
+from balsam_exec.model.states import TERMINAL, TRANSITIONS, WAITING, Actor, JobState, check
 from balsam_exec.server.service import jobs as reading
 from balsam_exec.server.service.create import app_terms
 from balsam_exec.server.service.moves import Moves
@@ -20,21 +18,13 @@ from balsam_exec.server.store import jobs as store
 from balsam_exec.server.store.jobs import JobRow
 
 #: Fields of a patch that live in `job_payloads`; `tags` has rows of its own besides.
-_PAYLOAD = frozenset({"workdir", "tags", "data", "parameters", "arguments", "launch_params", "stdout", "stderr"})
+_PAYLOAD = frozenset(
+    {"workdir", "tags", "data", "parameters", "arguments", "launch_params", "stdout", "stderr", "input_files"}
+)
 #: Output files and their usual names, which are stored as NULL.
 _OUTPUTS = {"stdout": STDOUT, "stderr": ""}
 #: Fields that may change while a launcher holds the job.
 _ANY_TIME = frozenset({"tags", "data"})
-#: A job in one of these has not started, or is to start anew.
-WAITING = frozenset(
-    {
-        JobState.AWAITING_PARENTS,
-        JobState.READY,
-        JobState.STAGED_IN,
-        JobState.PREPROCESSED,
-        JobState.RESTART_READY,
-    }
-)
 
 
 def patch_job(unit: Unit, owner_id: int, job_id: int, patch: JobPatch) -> dict[str, Any]:
@@ -90,13 +80,18 @@ def patch_matching(unit: Unit, owner_id: int, query: Query, patch: JobPatch) -> 
 
 def _patch_each(unit: Unit, owner_id: int, patches: dict[int, Any]) -> None:
     jobs = _locked(unit, owner_id, patches)
-    same: defaultdict[str, list[int]] = defaultdict(list)
-    for job_id, patch in patches.items():
-        same[patch.model_dump_json(exclude={"id"})].append(job_id)
     moves = Moves(unit)
-    for ids in same.values():
-        _apply(unit, moves, [jobs[job_id] for job_id in ids], patches[ids[0]])
+    apply_each(unit, moves, ((jobs[job_id], patch) for job_id, patch in patches.items()))
     moves.flush()
+
+
+def apply_each(unit: Unit, moves: Moves, patches: Iterable[tuple[JobRow, JobPatch]]) -> None:
+    """To each of some jobs of one owner, locked, its own patch; equal ones are applied together."""
+    same: dict[str, tuple[JobPatch, list[JobRow]]] = {}
+    for job, patch in patches:
+        same.setdefault(patch.model_dump_json(exclude={"id"}), (patch, []))[1].append(job)
+    for patch, jobs in same.values():
+        _apply(unit, moves, jobs, patch)
 
 
 def _locked(unit: Unit, owner_id: int, ids: Iterable[int]) -> dict[int, JobRow]:
@@ -177,7 +172,7 @@ def cancel_jobs(unit: Unit, owner_id: int, ids: Iterable[int]) -> list[int]:
 
 
 def delete_job(unit: Unit, owner_id: int, job_id: int) -> None:
-    """Raises NotFound, Conflict (another job waits for it)."""
+    """Raises NotFound, Conflict (another job is held for it)."""
     _delete(unit, list(_locked(unit, owner_id, [job_id]).values()))
 
 
@@ -192,15 +187,10 @@ def delete_matching(unit: Unit, owner_id: int, query: Query) -> int:
 
 def _delete(unit: Unit, jobs: Sequence[JobRow]) -> None:
     """A launcher that holds one of them is refused at its next report."""
-    ids = [job.id for job in jobs]
-    unfinished = [job.id for job in jobs if job.state is not JobState.JOB_FINISHED]
-    if waiting := sorted(store.waiting_children(unit.connection, unfinished) - set(ids)):
-        listed = ", ".join(map(str, waiting[:10]))
-        raise Conflict(f"jobs wait for what is to be deleted: cancel or delete them first ({listed})", job_ids=waiting)
-    for job in jobs:
-        unit.record(job.owner_id, Kind.JOB, job.id, job.site_id, job.state, "deleted", marks=job.tag_marks)
-        unit.count(job.owner_id, job.site_id, job.state, -1)
-    store.delete_jobs(unit.connection, ids)
+    moves = Moves(unit)
+    moves.delete(jobs)
+    moves.flush()
+    store.delete_jobs(unit.connection, [job.id for job in jobs])
 
 
 def _require_filter(query: Query, what: str) -> None:

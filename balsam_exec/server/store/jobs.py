@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import BindParameter, Connection, Select, bindparam, delete, insert, select, update
 
-from balsam_exec.model.states import JobState, Step
+from balsam_exec.model.states import JobState, Step, is_lost, waits_for
 from balsam_exec.server.store import dialect
 from balsam_exec.server.store.dialect import any_of
 from balsam_exec.server.store.prepared import Prepared
@@ -23,10 +23,11 @@ JOB_COLUMNS = (
     *("id", "owner_id", "site_id", "app_id", "state", "priority", "steps", "pending_parents", "epoch"),
     *("num_nodes", "ranks_per_node", "threads_per_rank", "threads_per_core", "gpus_per_rank"),
     *("node_packing_count", "wall_time_min", "tag_marks", "created", "last_update"),
+    *("on_parent_failure", "failed_parents", "root_cause"),
 )
 PAYLOAD_COLUMNS = (
     *("job_id", "workdir", "tags", "data", "parameters", "launch_params", "transfers", "arguments"),
-    *("stdout", "stderr"),
+    *("stdout", "stderr", "input_files"),
 )
 
 
@@ -47,6 +48,20 @@ class JobRow:
     return_code: int | None
     kill_requested: bool  #: by the launcher that holds it
     tag_marks: int | None  #: of its tags (`service.unit.tag_marks`); None where they were not kept
+    on_parent_failure: str  #: an OnParentFailure
+    failed_parents: int  #: of the pending ones those that are FAILED or USER_KILLED
+    root_cause: int | None  #: it has failed because of this job, which is above it
+    num_runs: int
+
+    @property
+    def waits_for(self) -> int:
+        """How many parents it waits for."""
+        return waits_for(self.on_parent_failure, self.pending_parents, self.failed_parents)
+
+    @property
+    def is_lost(self) -> bool:
+        """It cannot run, because a parent has failed."""
+        return is_lost(self.on_parent_failure, self.failed_parents)
 
     @classmethod
     def of(cls, row: AnyRow) -> JobRow:
@@ -70,13 +85,6 @@ _PARENT_STATES = (
     .order_by(jobs.c.id)
     .with_for_update(read=True)
 )
-_CHILDREN = Prepared(
-    select(job_edges.c.child_id, func.count()).where(any_of(job_edges.c.parent_id, _IDS)).group_by(job_edges.c.child_id)
-)
-_LOCK_CHILDREN = select(*STATE_COLUMNS).where(any_of(jobs.c.id, _IDS)).order_by(jobs.c.id).with_for_update()
-_PENDING = (
-    update(jobs).where(any_of(jobs.c.id, _IDS)).values(pending_parents=jobs.c.pending_parents + bindparam("change"))
-)
 _WRITE = Prepared(
     update(jobs)
     .where(any_of(jobs.c.id, _IDS))
@@ -86,7 +94,9 @@ _WRITE = Prepared(
         batch_job_id=bindparam("batch_job"),
         return_code=bindparam("code"),
         kill_requested=bindparam("kill"),
+        root_cause=bindparam("root"),
         epoch=jobs.c.epoch + bindparam("epochs"),
+        num_runs=jobs.c.num_runs + bindparam("runs"),
         last_update=bindparam("now"),
     )
 )
@@ -100,11 +110,6 @@ _TRANSFERS = (
         transfers.c.state.in_(bindparam("sources", expanding=True)),
     )
     .values(state=bindparam("to_state"))
-)
-_WAITING_CHILDREN = (
-    select(job_edges.c.child_id)
-    .join(jobs, jobs.c.id == job_edges.c.child_id)
-    .where(any_of(job_edges.c.parent_id, _IDS), jobs.c.state == JobState.AWAITING_PARENTS.value)
 )
 
 
@@ -143,13 +148,14 @@ def insert_jobs(
     dialect.bulk_insert(connection, job_edges, ("parent_id", "child_id"), edges)
 
 
-def write_states(connection: Connection, changed: Iterable[tuple[JobRow, int]], now: int) -> None:
-    """Store jobs as they are now; with each, by how much its epoch grows. Equal changes go in one statement."""
+def write_states(connection: Connection, changed: Iterable[tuple[JobRow, int, int]], now: int) -> None:
+    """Store jobs as they are now; with each, by how much its epoch and its number of runs grow. Equal changes go in one
+    statement."""
     groups: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
-    for job, epochs in changed:
-        change = (job.state.value, job.session_id, job.batch_job_id, job.return_code, job.kill_requested, epochs)
-        groups[change].append(job.id)
-    for (state, session_id, batch_job_id, return_code, kill, epochs), ids in groups.items():
+    for job, *growth in changed:
+        change = (job.state.value, job.session_id, job.batch_job_id, job.return_code, job.kill_requested)
+        groups[*change, job.root_cause, *growth].append(job.id)
+    for (state, session_id, batch_job_id, return_code, kill, root, epochs, runs), ids in groups.items():
         _WRITE.run(
             connection,
             {
@@ -159,25 +165,12 @@ def write_states(connection: Connection, changed: Iterable[tuple[JobRow, int]], 
                 "batch_job": batch_job_id,
                 "code": return_code,
                 "kill": kill,
+                "root": root,
                 "epochs": epochs,
+                "runs": runs,
                 "now": now,
             },
         )
-
-
-def change_pending(connection: Connection, parent_ids: Iterable[int], change: int) -> list[JobRow]:
-    """Each of these parents now counts `change` more among the unfinished ones of its children. The children."""
-    counts: dict[int, int] = dict(_CHILDREN.rows(connection, {"ids": list(parent_ids)}))
-    if not counts:
-        return []
-    children = [JobRow.of(row) for row in connection.execute(_LOCK_CHILDREN, {"ids": sorted(counts)})]
-    groups: defaultdict[int, list[int]] = defaultdict(list)
-    for child in children:
-        child.pending_parents += change * counts[child.id]
-        groups[change * counts[child.id]].append(child.id)
-    for difference, ids in groups.items():
-        connection.execute(_PENDING, {"ids": ids, "change": difference})
-    return children
 
 
 def insert_results(connection: Connection, rows: Sequence[Sequence[Any]]) -> None:
@@ -194,10 +187,6 @@ def move_transfers(
 ) -> None:
     """All transfers of the jobs in one direction and in one of the states `sources` go to `target`."""
     connection.execute(_TRANSFERS, {"ids": ids, "which": direction, "sources": sources, "to_state": target})
-
-
-def waiting_children(connection: Connection, ids: Sequence[int]) -> set[int]:
-    return set(connection.execute(_WAITING_CHILDREN, {"ids": ids}).scalars())
 
 
 def delete_jobs(connection: Connection, ids: Sequence[int]) -> None:

@@ -37,7 +37,9 @@ _REMEMBER = Prepared(
     .values(acquire_key=bindparam("key"), acquired_ids=bindparam("ids"))
 )
 _LEASE = Prepared(
-    update(jobs).where(any_of(jobs.c.id, _IDS)).values(session_id=bindparam("session"), epoch=jobs.c.epoch + 1)
+    update(jobs)
+    .where(any_of(jobs.c.id, _IDS))
+    .values(session_id=bindparam("session"), epoch=jobs.c.epoch + 1, num_runs=jobs.c.num_runs + 1)
 )
 _RUNNABLE = (
     select(jobs.c.id)

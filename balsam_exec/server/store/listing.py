@@ -18,9 +18,19 @@ from balsam_exec.server.store.types import IdList, dicts
 _JOB_FIELDS = (
     *("id", "app_id", "site_id", "state", "batch_job_id", "return_code", "created", "last_update"),
     *("num_nodes", "ranks_per_node", "threads_per_rank", "threads_per_core", "gpus_per_rank"),
-    *("node_packing_count", "wall_time_min"),
+    *("node_packing_count", "wall_time_min", "on_parent_failure", "num_runs", "root_cause"),
 )
-_PAYLOAD_FIELDS = ("workdir", "tags", "data", "parameters", "launch_params", "transfers", "stdout", "stderr")
+_PAYLOAD_FIELDS = (
+    "workdir",
+    "tags",
+    "data",
+    "parameters",
+    "launch_params",
+    "transfers",
+    "stdout",
+    "stderr",
+    "input_files",
+)
 #: All of a JobRecord but its arguments, which may be large: only their size.
 _RECORD = [
     *(jobs.c[name] for name in _JOB_FIELDS),
@@ -35,6 +45,8 @@ _FIELDS: dict[str, ColumnElement[Any]] = {
 _ARGUMENTS = select(job_payloads.c.job_id, job_payloads.c.arguments).where(
     any_of(job_payloads.c.job_id, bindparam("ids", type_=IdList()))
 )
+#: What is asked for by its relatives is at the other end of the edge.
+_EDGE_ENDS = {"parent_id": "child_id", "child_id": "parent_id"}
 _PARENTS = (
     select(job_edges.c.child_id, job_edges.c.parent_id)
     .where(any_of(job_edges.c.child_id, bindparam("ids", type_=IdList())))
@@ -51,7 +63,7 @@ def _selection(
     """
     lookups = filters.given(query)
     tags = filters.tag_pairs(lookups.pop("tags", ()))
-    parents = {name: lookups.pop(name) for name in ("parent_id", "parent_id__ne") if name in lookups}
+    relatives = {name: lookups.pop(name) for name in list(lookups) if name.partition("__")[0] in _EDGE_ENDS}
     source: FromClause = jobs
     key: ColumnElement[int] = jobs.c.id
     where: list[ColumnElement[bool]] = [jobs.c.owner_id == owner_id]
@@ -65,10 +77,9 @@ def _selection(
         source = source.join(job_payloads, job_payloads.c.job_id == jobs.c.id)
     if any(name.startswith("app_name") for name in lookups):
         source = source.join(apps, apps.c.id == jobs.c.app_id)
-    if "parent_id" in parents:
-        where.append(_children_of(parents["parent_id"]))
-    if "parent_id__ne" in parents:
-        where.append(~_children_of(parents["parent_id__ne"]))
+    for name, ids in relatives.items():
+        related = _related(name.partition("__")[0], ids)
+        where.append(~related if name.endswith("__ne") else related)
     return select(*columns).select_from(source).where(*where, *filters.conditions(lookups, _FIELDS)), key
 
 
@@ -78,8 +89,10 @@ def _has_tag(owner_id: int, key: str, value: str) -> ColumnElement[bool]:
     return select(tag.c.job_id).where(*where).exists()
 
 
-def _children_of(parent_ids: list[int]) -> ColumnElement[bool]:
-    return jobs.c.id.in_(select(job_edges.c.child_id).where(job_edges.c.parent_id.in_(parent_ids)))
+def _related(end: str, ids: list[int]) -> ColumnElement[bool]:
+    """Jobs with one of these at that end of an edge: with `parent_id` the children of these, with `child_id` the
+    parents."""
+    return jobs.c.id.in_(select(job_edges.c[_EDGE_ENDS[end]]).where(job_edges.c[end].in_(ids)))
 
 
 def page_query(owner_id: int, query: Query) -> Select[Any]:

@@ -28,9 +28,9 @@ from sqlalchemy import (
 )
 
 from balsam_exec.model.events import Kind
-from balsam_exec.model.states import RUNNABLE, BatchJobState, JobState
+from balsam_exec.model.states import RUNNABLE, BatchJobState, JobState, OnParentFailure
 from balsam_exec.model.transfers import TransferState
-from balsam_exec.server.store.types import JsonText, Moment
+from balsam_exec.server.store.types import JsonList, JsonText, Moment
 
 metadata = MetaData(
     naming_convention={
@@ -188,6 +188,23 @@ jobs = Table(
         server_default=text("false"),
     ),
     Column("tag_marks", BigInteger),  # a bit for each tag, to wake only who may want to hear of it
+    Column(
+        "on_parent_failure",
+        Text,
+        _one_of("on_parent_failure", OnParentFailure),
+        nullable=False,
+        server_default=text("'fail'"),
+    ),
+    Column(  # parents that are FAILED or USER_KILLED
+        "failed_parents",
+        Integer,
+        CheckConstraint("failed_parents BETWEEN 0 AND pending_parents", name="failed_parents"),
+        nullable=False,
+        server_default=text("0"),
+    ),
+    # The job whose end made this one fail before it could run; it may be gone by now.
+    Column("root_cause", BigInteger),
+    Column("num_runs", Integer, nullable=False, server_default=text("0")),  # leases that were not given back unused
     _one_of("state", set(JobState) - {JobState.CREATED}),
     CheckConstraint("pending_parents >= 0", name="pending_parents"),
     CheckConstraint("state <> 'RUNNING' OR session_id IS NOT NULL", name="running_is_leased"),
@@ -237,6 +254,7 @@ job_payloads = Table(
     Column("arguments", LargeBinary),
     Column("stdout", Text),  # NULL: job.out
     Column("stderr", Text),  # NULL: together with stdout
+    Column("input_files", JsonList),
 )
 
 job_tags = Table(

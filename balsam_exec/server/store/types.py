@@ -75,6 +75,15 @@ class JsonText(TypeDecorator[Any]):
         return {} if value is None else from_json(value)
 
 
+class JsonList(JsonText):
+    """A JSON array; empty and NULL are one."""
+
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        return [] if value is None else from_json(value)
+
+
 class IdList(TypeDecorator[list[int]]):
     """Many ids as one bound parameter: an array on PostgreSQL, JSON text on SQLite."""
 

@@ -21,7 +21,6 @@ from parsl.utils import get_all_checkpoints
 from balsam_exec.embedded import Deployment
 from balsam_exec.executors import BalsamParslExecutor
 from balsam_exec.executors.parsl import TaskLost
-from balsam_exec.model.errors import JobFailed
 from tests.executors.parsl.conftest import Load, jobs
 
 DEADLINE = 60
@@ -144,8 +143,8 @@ def test_resource_specifications_reach_the_jobs(load: Load, deployment: Deployme
     assert (wide.threads_per_rank, wide.node_packing_count, wide.wall_time_min) == (2, 2, 0)
     with pytest.raises(InvalidResourceSpecification):
         double(1, parsl_resource_specification={"memory": 1}).result(DEADLINE)
-    with pytest.raises(JobFailed, match="one rank"):
-        double(1, parsl_resource_specification={"num_ranks": 2}).result(DEADLINE)
+    assert double(3, parsl_resource_specification={"num_ranks": 2, "tags": {"kind": "mpi"}}).result(DEADLINE) == 6
+    assert jobs(deployment, executor)[-1].ranks_per_node == 2
     with pytest.raises(InvalidResourceSpecification):
         BalsamParslExecutor(resource_specification={"memory": 1})
 

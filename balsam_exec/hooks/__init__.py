@@ -1,0 +1,1 @@
+"""Hooks of apps, run in processes of their own: for the agent of a site, and for launchers (`shell_preamble`)."""

@@ -1,0 +1,62 @@
+"""Python apps on several ranks: the same command line on each (rank.py), and one outcome of them all."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+from balsam_exec.apps import codec
+from balsam_exec.launcher import outcomes, worker
+from balsam_exec.launcher.commands import CommandRunner
+from balsam_exec.launcher.events import Outcome
+from balsam_exec.launcher.surroundings import Surroundings
+from balsam_exec.launcher.workers import NO_ARGUMENTS
+from balsam_exec.model.apps import AppRecord
+from balsam_exec.model.base import MAX_ENTITY
+from balsam_exec.model.sessions import LeasedJob
+
+_RANK = Path(__file__).with_name("rank.py")
+
+
+class RankRunner:
+    """Starts Python apps on several ranks, through a command runner, which tells their end and kills them."""
+
+    def __init__(self, commands: CommandRunner, directory: Path) -> None:
+        """`directory` is where calls and answers are passed; every node of the allocation sees it."""
+        self._commands = commands
+        self._directory = directory
+
+    def start(self, job: LeasedJob, app: AppRecord, around: Surroundings, prefix: list[str]) -> None:
+        """`prefix` are the words that start the ranks. Raises BalsamError or OSError if it cannot be started."""
+        python = app.python_exe or sys.executable
+        exchange = self._directory / str(job.id)
+        shutil.rmtree(exchange, ignore_errors=True)  # of a launcher that was killed
+        exchange.mkdir(mode=0o700, parents=True)
+        (exchange / "call").write_bytes(pickle.dumps((app.payload, job.arguments or NO_ARGUMENTS), protocol=4))
+        words = [*prefix, python, str(_RANK), str(exchange), str(job.ranks), str(MAX_ENTITY), codec.__file__]
+        self._commands.run(job, words, around, partial(_conclude, exchange, job.ranks))
+
+
+def _conclude(exchange: Path, ranks: int, return_code: int, *outputs: tuple[Path, int]) -> Outcome:
+    """What became of the call, when nothing is left of it."""
+    try:
+        failure, value = exchange / "failure", exchange / "value"
+        if failure.is_symlink():
+            outcome, rank = _read(failure, outputs), failure.readlink().suffix[1:]
+            return outcomes.on_rank(outcome, int(rank), ranks) if rank.isdecimal() else outcome
+        if return_code == 0 and value.exists():
+            return _read(value, outputs)
+        return outcomes.worker_died(return_code, *outputs)
+    except OSError as error:
+        return outcomes.failed("exit", f"what the ranks have left in {exchange} cannot be read: {error.strerror}")
+    finally:
+        shutil.rmtree(exchange, ignore_errors=True)
+
+
+def _read(path: Path, outputs: tuple[tuple[Path, int], ...]) -> Outcome:
+    frame = path.read_bytes()
+    _, status, number = worker.ANSWER.unpack_from(frame)
+    return outcomes.answered(status, number, frame[worker.ANSWER.size :], *outputs)

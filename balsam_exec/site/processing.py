@@ -1,0 +1,102 @@
+"""The processing service: runs the hooks of the site's jobs, and brings them files of their parents.
+
+Jobs come by a long poll, few at a time, so that a hook finds its job and the code of its app as they are now. Nothing
+is kept here: an agent that is killed leaves its jobs where they are, and the next one runs their hooks again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from pathlib import Path
+
+from balsam_exec.client.service import Service
+from balsam_exec.hooks.calls import INPUT_FILES, HookAnswer, HookCall
+from balsam_exec.hooks.pool import HookPool
+from balsam_exec.model.apps import AppRecord, Isolation
+from balsam_exec.model.hooks import HookJob, HookQuery
+from balsam_exec.platform.settings import ProcessingSettings
+from balsam_exec.site.desk import Desk
+from balsam_exec.site.part import Part
+from balsam_exec.site.verdicts import failure, hook_of, verdict
+
+log = logging.getLogger(__name__)
+
+#: Seconds one long poll waits.
+_POLL = 30.0
+
+
+class Processing(Part):
+    """Idle it costs one held connection: the service answers as soon as a job waits for its site."""
+
+    name = "processing"
+
+    def __init__(self, service: Service, site_id: int, data: Path, settings: ProcessingSettings) -> None:
+        super().__init__()
+        self._service = service.sibling()  # connections of its own, to be cut when it is to stop
+        self._site_id = site_id
+        self._data = data
+        self._timeout = settings.hook_timeout_sec
+        self._workers = settings.workers or min(4, os.cpu_count() or 1)
+        self._apps: dict[int, AppRecord] = {}  #: the newest that was seen of each
+        self._desk: Desk | None = None
+
+    def run(self) -> None:
+        self._desk = desk = Desk(self._service.sibling(), self._site_id, self._workers)
+        # As for the jobs themselves, the site that they run at is the default one.
+        pool = HookPool(self._workers, {**os.environ, "BALSAM_SITE": str(self._site_id)})
+        try:
+            while not self.stopped and (limit := desk.wait_for_room()):
+                query = HookQuery(timeout=_POLL, limit=limit, known=desk.visits())
+                work = self._service.hook_work(self._site_id, query, deadline=math.inf)
+                desk.over(work.over)
+                for job in work.jobs:
+                    self._begin(job, desk, pool)
+        finally:
+            pool.close()
+            desk.close()
+
+    def stop(self) -> None:
+        super().stop()
+        self._service.close()
+        if self._desk is not None:
+            self._desk.shut()
+
+    def _begin(self, job: HookJob, desk: Desk, pool: HookPool) -> None:
+        visit = job.visit
+        self._learn(job)
+        desk.take(visit)
+        if strangers := [str(parent.id) for parent in job.parents if parent.site_id != self._site_id]:
+            error = f"parents {', '.join(strangers)} are jobs of another site: use transfers"
+            desk.report(visit, failure(INPUT_FILES, error))
+            return
+
+        def start() -> tuple[HookCall, bytes] | None:
+            app = self._apps[job.job.app_id]
+            return (self._call(job, app), app.payload or b"") if desk.begin(visit) else None
+
+        def done(answer: HookAnswer) -> None:
+            if answer.error:
+                log.info("%s of job %d: %s", hook_of(visit.state), visit.job_id, answer.error)
+            desk.report(visit, verdict(visit, answer, self._timeout))
+
+        desk.assign(visit, pool.submit(start, self._timeout, done))
+
+    def _learn(self, job: HookJob) -> None:
+        """Have the app of the job as it is now."""
+        app_id = job.job.app_id
+        known = self._apps.get(app_id)
+        if known is None or known.digest != job.app_digest:
+            self._apps[app_id] = self._service.app(app_id)
+
+    def _call(self, job: HookJob, app: AppRecord) -> HookCall:
+        return HookCall(
+            hook=hook_of(job.job.state),
+            job=job.job,
+            workdir=str(self._data / job.job.workdir),
+            app_digest=app.digest,
+            environment=app.environment_variables,
+            isolated=app.isolation is Isolation.PROCESS,
+            parents=tuple((parent.id, str(self._data / parent.workdir)) for parent in job.parents),
+        )
