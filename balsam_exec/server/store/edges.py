@@ -12,6 +12,7 @@ from balsam_exec.model.states import FAILURES, JobState, OnParentFailure
 from balsam_exec.server.store import dialect
 from balsam_exec.server.store.dialect import any_of
 from balsam_exec.server.store.jobs import STATE_COLUMNS, JobRow
+from balsam_exec.server.store.prepared import Prepared
 from balsam_exec.server.store.schema import job_edges, job_payloads, job_results, jobs
 from balsam_exec.server.store.types import IdList
 
@@ -21,6 +22,7 @@ _EXCERPT = 400
 _IDS = bindparam("ids", type_=IdList())
 _PARENT, _CHILD = job_edges.c.parent_id, job_edges.c.child_id
 _EDGE = select(_PARENT, _CHILD)
+_CHILDREN = Prepared(_EDGE.where(any_of(_PARENT, _IDS)))
 _LOCK = select(*STATE_COLUMNS).where(any_of(jobs.c.id, _IDS)).order_by(jobs.c.id).with_for_update()
 
 #: What follows its parents: it fails with one of them, or has.
@@ -86,8 +88,7 @@ class Failure(NamedTuple):
 
 def children(connection: Connection, parent_ids: Iterable[int]) -> list[tuple[int, int]]:
     """(parent, child), of all children of these. They stay as long as the parents are locked."""
-    rows = connection.execute(_EDGE.where(any_of(_PARENT, _IDS)), {"ids": sorted(parent_ids)})
-    return [(parent, child) for parent, child in rows]
+    return [tuple(row) for row in _CHILDREN.rows(connection, {"ids": sorted(parent_ids)})]
 
 
 def parents(connection: Connection, child_ids: Iterable[int]) -> list[tuple[int, int]]:
