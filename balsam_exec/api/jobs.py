@@ -86,6 +86,8 @@ class JobQuerySet(QuerySet["Job"]):
         self._whole("update")
         if "parameters" in changes:
             raise InvalidRequest("parameters are changed job by job: set job.parameters, then Job.objects.bulk_update")
+        if "parent_ids" in changes:
+            changes["parent_ids"] = _ids_of(changes["parent_ids"])
         patch = cast(JobPatch, self._kind.patch_model_of(changes))
         return 0 if self._nothing else self._client().service.update_jobs(self._query(), patch)
 
@@ -372,6 +374,10 @@ class Job(Resource):
         if self._record is None:
             raise InvalidRequest("this job was not saved yet: call save() or Job.objects.bulk_create first")
         changes = super()._changes()
+        if "parent_ids" in changes:
+            changes["parent_ids"] = _ids_of(changes["parent_ids"])
+            if changes["parent_ids"] == self._record.parent_ids:
+                del changes["parent_ids"]
         if "parameters" in self._values:
             changes.pop("parameters", None)
             changes.update(self._changed_input(self._values["parameters"]))
@@ -436,7 +442,7 @@ def unsaved(job: Job) -> JobPatch:
 def _create(client: Client, drafts: Sequence[tuple[Job, tuple[JobSpec, AppRecord]]], key: str) -> None:
     specs = []
     for job, (spec, _) in drafts:
-        parents = [one._saved_id() if isinstance(one, Job) else one for one in job._values.get("parent_ids", ())]
+        parents = _ids_of(job._values.get("parent_ids", ()))
         specs.append(spec.model_copy(update={"parent_ids": parents}) if parents else spec)
     made = client.service.create_jobs(specs, key)
     for (job, (_, app)), spec, created in zip(drafts, specs, made, strict=True):
@@ -452,4 +458,16 @@ def _require_json(data: Json) -> None:
     try:
         json.dumps(data, allow_nan=False)
     except (TypeError, ValueError) as error:
+def _check_parents(given: Iterable[Any]) -> None:
+    for parent in given:
+        if not isinstance(parent, (int, Job)):
+            raise InvalidRequest(f"parent_ids takes jobs and their ids, not {parent!r}")
+
+
+def _ids_of(parents: Iterable[Any]) -> list[int]:
+    """Raises InvalidRequest for a job that is not saved."""
+    _check_parents(given := list(parents))
+    return sorted({one._saved_id() if isinstance(one, Job) else one for one in given})
+
+
         raise InvalidRequest(f"job.data is sent as JSON, and this is not: {error}") from None

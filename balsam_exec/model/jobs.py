@@ -123,6 +123,7 @@ class JobPatch(Wire):
     data: Json | None = None
     parameters: dict[str, Any] | None = None
     arguments: Entity | None = None
+    parent_ids: list[Id] | None = None  #: until it starts, and when it has ended
     on_parent_failure: OnParentFailure | None = None
     input_files: InputFiles | None = None
     stdout: Annotated[OutputFile, Field(min_length=1)] | None = None

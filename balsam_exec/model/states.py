@@ -89,8 +89,8 @@ def _table() -> dict[tuple[JobState, JobState], frozenset[Actor]]:
     for path in (before_run, after_run):
         for i, source in enumerate(path):
             allow((source,), path[i + 1 :], a.SERVICE)
-    # A parent failed, runs again, or was restarted; or the job has other parents.
-    allow((s.CREATED, s.AWAITING_PARENTS), (s.FAILED,), a.SERVICE)
+    # A parent failed, is to run again, or is another one.
+    allow((s.AWAITING_PARENTS,), (s.FAILED,), a.SERVICE)
     allow((s.READY, s.STAGED_IN, s.PREPROCESSED, s.RESTART_READY, s.FAILED), (s.AWAITING_PARENTS,), a.SERVICE)
     allow((s.RESTART_READY,), (s.READY, s.STAGED_IN), a.SERVICE)  # it ended before it was prepared
     # The run itself.
@@ -138,21 +138,23 @@ def is_lost(on_parent_failure: str, failed: int) -> bool:
     return failed > 0 and on_parent_failure == OnParentFailure.FAIL
 
 
-def settle(state: JobState, steps: Step, waits_for: int = 0, *, has_run: bool = True, killed: bool = False) -> JobState:
+def settle(
+    state: JobState, steps: Step, waiting_for: int = 0, *, has_run: bool = True, killed: bool = False
+) -> JobState:
     """Where a job that has just come to `state` really comes to rest, over all steps it does not have.
 
-    `waits_for` counts the parents that it still waits for; what has not started goes back to do so, what is restarted
+    `waiting_for` counts the parents that it still waits for; what has not started goes back to do so, what is restarted
     too. What is restarted and not `has_run` is prepared first. The result equals `state` where the job has to wait for
     somebody: its parents, the site, a launcher. With `killed`, where its kill was ordered and no launcher holds it any
     more, it waits for nobody: it has ended by itself, or ends as USER_KILLED.
     """
-    rest = _over_missing_steps(state, steps, waits_for, has_run)
+    rest = _over_missing_steps(state, steps, waiting_for, has_run)
     return JobState.USER_KILLED if killed and rest not in TERMINAL else rest
 
 
-def _over_missing_steps(state: JobState, steps: Step, waits_for: int, has_run: bool) -> JobState:
+def _over_missing_steps(state: JobState, steps: Step, waiting_for: int, has_run: bool) -> JobState:
     s = JobState
-    if waits_for and (state in WAITING or state is s.CREATED):
+    if waiting_for and (state in WAITING or state is s.CREATED):
         return s.AWAITING_PARENTS
     if state in (s.CREATED, s.AWAITING_PARENTS) or (state is s.RESTART_READY and not has_run and steps & _PREPARATION):
         state = s.READY

@@ -225,8 +225,8 @@ def test_the_state_can_be_set_with_data_for_its_event(echo: Any, client: Client)
 
 def test_what_cannot_change_says_so(echo: Any, divide: Any) -> None:
     job = echo.submit("w", words="x")
-    job.parent_ids = [job.id]
-    with pytest.raises(InvalidRequest, match="parent_ids of a saved Job cannot change"):
+    job.transfers = {"input": "laptop:/x"}
+    with pytest.raises(InvalidRequest, match="transfers of a saved Job cannot change"):
         job.save()
     job.refresh_from_db()
     job.num_nodes = None  # type: ignore[assignment]

@@ -112,6 +112,11 @@ class World:
     def state(self, job_id: int) -> str:
         return str(self.job(job_id)["state"])
 
+    def epoch(self, job_id: int) -> int:
+        with self.database.reading() as connection:
+            found: int = connection.execute(select(job_table.c.epoch).where(job_table.c.id == job_id)).scalar_one()
+        return found
+
     def states(self, ids: Iterable[int]) -> list[str]:
         return [self.state(job_id) for job_id in ids]
 

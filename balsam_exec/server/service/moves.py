@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from balsam_exec.model.errors import Conflict
@@ -61,8 +61,7 @@ class Moves:
         self._settle(job, at)
 
     def _settle(self, job: JobRow, at: int | None, *, killed: bool = False) -> None:
-        rest = settle(job.state, job.steps, job.waits_for, has_run=job.num_runs > 0, killed=killed)
-        if rest is not job.state:
+        while (rest := _rest(job, killed=killed)) is not job.state:  # a second time where it is restarted
             data = KILLED if rest is JobState.USER_KILLED else None
             self._step(job, rest, at and max(at, self._unit.now), data)
         self._arrived(job)
@@ -138,13 +137,11 @@ class Moves:
         else:
             self.reconsider(child)
 
-    def adopt(self, job: JobRow, parents: Iterable[JobState]) -> None:
-        """A job that no launcher holds has other parents now, in these states."""
-        states = list(parents)
+    def adopt(self, job: JobRow, parents: Collection[JobState]) -> None:
+        """The job has other parents now, in these states."""
+        unfinished = sum(state is not JobState.JOB_FINISHED for state in parents)
         self._known[job.id] = job
-        failed = sum(state in FAILURES for state in states)
-        self._dependents.recount(job, sum(state is not JobState.JOB_FINISHED for state in states), failed)
-        self.reconsider(job)
+        self._dependents.recount(job, unfinished, sum(state in FAILURES for state in parents))
 
     def reconsider(self, job: JobRow) -> None:
         """Move a job that has not started on, or back, to where its parents have it be."""
@@ -157,8 +154,7 @@ class Moves:
             self._step(job, JobState.AWAITING_PARENTS, None, self._why_revived(job))
             self._settle(job, None)
         elif job.state in WAITING:
-            rest = settle(job.state, job.steps, job.waits_for, has_run=job.num_runs > 0)
-            if rest is not job.state or job.is_lost:
+            if _rest(job) is not job.state or job.is_lost:
                 self._settle(job, None)
 
     def _why_revived(self, job: JobRow) -> dict[str, str]:
@@ -245,6 +241,10 @@ class Moves:
             unit.topics.add(hooks_at(job.site_id))
         if target is JobState.AWAITING_PARENTS or (source is JobState.RESTART_READY and target in WAITING):
             self._anew.add(job.id)
+
+
+def _rest(job: JobRow, *, killed: bool = False) -> JobState:
+    return settle(job.state, job.steps, job.waits_for, has_run=job.num_runs > 0, killed=killed)
 
 
 def fail_lost(unit: Unit, owner_id: int, ids: Iterable[int]) -> None:

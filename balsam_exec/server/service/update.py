@@ -10,6 +10,7 @@ from balsam_exec.model.jobs import STDOUT, JobBulkPatch, JobPatch
 from balsam_exec.model.queries import Query
 from balsam_exec.model.states import TERMINAL, TRANSITIONS, WAITING, Actor, JobState, check
 from balsam_exec.server.service import jobs as reading
+from balsam_exec.server.service import parents
 from balsam_exec.server.service.create import app_terms
 from balsam_exec.server.service.moves import Moves
 from balsam_exec.server.service.unit import Unit, tag_marks
@@ -107,10 +108,16 @@ def _apply(unit: Unit, moves: Moves, jobs: Sequence[JobRow], patch: JobPatch) ->
     if not jobs:
         return
     _change_fields(unit, jobs, patch)
-    if patch.state is None:
-        return
+    parents.change_terms(unit, moves, jobs, patch)
+    _change_states(moves, jobs, patch)
+    if parents.concerned(patch):
+        for job in jobs:
+            moves.reconsider(job)
+
+
+def _change_states(moves: Moves, jobs: Sequence[JobRow], patch: JobPatch) -> None:
     for job in jobs:
-        if job.state is patch.state:
+        if patch.state is None or job.state is patch.state:
             continue
         if job.session_id is None:
             _check_hop(job, patch.state)
@@ -147,7 +154,7 @@ def _change_fields(unit: Unit, jobs: Sequence[JobRow], patch: JobPatch) -> None:
     ids = [job.id for job in jobs]
     payload = {key: value for key, value in changes.items() if key in _PAYLOAD}
     payload |= {key: None for key, usual in _OUTPUTS.items() if payload.get(key) == usual}
-    columns = {key: value for key, value in changes.items() if key not in _PAYLOAD}
+    columns = {key: value for key, value in changes.items() if key not in _PAYLOAD and key != "parent_ids"}
     if patch.tags is not None:
         columns["tag_marks"] = tag_marks(patch.tags)
         for job in jobs:

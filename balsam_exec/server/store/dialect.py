@@ -179,6 +179,13 @@ def order_events(connection: Connection, owner_id: int) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:owner)"), {"owner": owner_id})
 
 
+def order_edges(connection: Connection, owner_id: int) -> None:
+    """Let nobody else change which jobs of this owner wait for which, until this transaction ends: two changes that are
+    right, each by itself, may close a circle."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(1, :owner)"), {"owner": owner_id})
+
+
 def notify(connection: Connection, sender: str, topics: Iterable[str]) -> None:
     """Tell the other server processes at commit. SQLite is served by one process only."""
     if connection.dialect.name != "postgresql":
