@@ -23,10 +23,10 @@ from balsam_exec.launcher.reactor import Reactor
 from balsam_exec.launcher.surroundings import Surroundings
 from balsam_exec.launcher.workers import PythonRunner
 from balsam_exec.model.apps import AppRecord
-from balsam_exec.model.base import Tags
+from balsam_exec.model.base import MAX_ENTITY, Tags
 from balsam_exec.model.errors import BalsamError, ConfigurationError, NotFound
 from balsam_exec.model.jobs import Affinity
-from balsam_exec.model.sessions import AcquireRequest, LeasedJob, SessionRecord
+from balsam_exec.model.sessions import AcquireRequest, LeasedJob, Room, SessionRecord
 from balsam_exec.platform import mpi
 from balsam_exec.platform.cpus import Core
 from balsam_exec.platform.gpus import gpu_environment
@@ -49,8 +49,20 @@ class Mission:
     batch_job_id: int | None = None
     serial_only: bool = False
     filter_tags: Tags | None = None
+    max_entity: int = MAX_ENTITY  #: the largest serialized result that the service takes, in bytes
     affinity: Affinity = "none"  #: of jobs that do not say
     mpi_launcher: mpi.Launcher = "mpiexec"
+    hook_timeout: float = 600.0  #: seconds that an app has to give a preamble
+
+    @property
+    def room(self) -> Room:
+        """Which jobs it can take."""
+        return Room(
+            max_nodes=len(self.nodes),
+            max_gpus_per_node=max(len(node.gpus) for node in self.nodes),
+            serial_only=self.serial_only,
+            filter_tags=self.filter_tags or {},
+        )
 
 
 class Launcher:
@@ -109,16 +121,9 @@ class Launcher:
                 self._link.acquire(self._request(max_jobs, max_wall_time_min))
 
     def _request(self, max_jobs: int, max_wall_time_min: int | None) -> AcquireRequest:
-        nodes = self._mission.nodes
-        return AcquireRequest(
-            max_jobs=max_jobs,
-            max_nodes=len(nodes),
-            max_gpus_per_node=max(len(node.gpus) for node in nodes),
-            max_wall_time_min=max_wall_time_min,
-            serial_only=self._mission.serial_only,
-            filter_tags=self._mission.filter_tags or {},
-            timeout=min(_POLL, self._session.ttl_sec / 2),
-        )
+        timeout = min(_POLL, self._session.ttl_sec / 2)
+        room = self._mission.room.model_dump()
+        return AcquireRequest(max_jobs=max_jobs, max_wall_time_min=max_wall_time_min, timeout=timeout, **room)
 
     def _start(self, start: Start) -> None:
         job = start.job

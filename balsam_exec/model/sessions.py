@@ -12,10 +12,20 @@ from balsam_exec.model.jobs import STDOUT, Resources, Result
 from balsam_exec.model.states import JobState
 
 
+class Room(Wire):
+    """Which jobs a launcher can take at all."""
+
+    max_nodes: int = Field(ge=1)  #: per job
+    max_gpus_per_node: float = Field(default=0, ge=0)
+    serial_only: bool = False  #: only jobs of one rank on one node
+    filter_tags: Tags = {}
+
+
 class SessionSpec(Wire):
     site_id: Id
     batch_job_id: Id | None = None
     ttl_sec: float = Field(default=60, ge=1, le=3600)  #: unheard of for so long, it expires and its jobs restart
+    room: Room | None = None  #: what its launcher will ask for, to tell people why it does not take a job
 
 
 class SessionRecord(Record):
@@ -40,15 +50,11 @@ class SessionOrders(SessionRecord):
     kill: dict[Id, int] = {}
 
 
-class AcquireRequest(Wire):
-    """What a launcher has room for. Waits up to `timeout` seconds for the first runnable job."""
+class AcquireRequest(Room):
+    """What a launcher has room for now. Waits up to `timeout` seconds for the first runnable job."""
 
     max_jobs: int = Field(ge=1, le=MAX_BULK)
-    max_nodes: int = Field(ge=1)  #: per job
-    max_gpus_per_node: float = Field(default=0, ge=0)
     max_wall_time_min: int | None = Field(default=None, ge=0)  #: time left; None: no limit
-    serial_only: bool = False  #: only jobs of one rank on one node
-    filter_tags: Tags = {}
     timeout: float = Field(default=0, ge=0, le=60)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,10 +15,11 @@ from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobSpec
 from balsam_exec.model.errors import NotFound
 from balsam_exec.model.explain import Cause, Explanation
 from balsam_exec.model.jobs import Result
+from balsam_exec.model.sessions import Room, SessionSpec
 from balsam_exec.model.sites import SitePatch
 from balsam_exec.model.states import RUNNABLE, BatchJobState, JobState, Step
 from balsam_exec.model.transfers import TransferPatch, TransferState
-from balsam_exec.server.service import batch_jobs, explain, sites, transfers
+from balsam_exec.server.service import batch_jobs, explain, sessions, sites, transfers
 from balsam_exec.server.service.places import Demand, Place, fits, obstacles
 from balsam_exec.server.service.reasons import Facts, Happened, Lease
 from balsam_exec.server.service.reasons import explain as decide
@@ -26,6 +28,23 @@ from tests.server.http import Http
 from tests.server.world import S, World
 
 B = BatchJobState
+TAGS = st.dictionaries(st.sampled_from("ab"), st.sampled_from("xy"), max_size=2)
+ROOMS = st.builds(
+    Room,
+    max_nodes=st.integers(1, 3),
+    max_gpus_per_node=st.sampled_from([0.0, 1.0, 4.0]),
+    serial_only=st.booleans(),
+    filter_tags=TAGS,
+)
+SPECS = st.fixed_dictionaries(
+    {
+        "num_nodes": st.integers(1, 3),
+        "ranks_per_node": st.integers(1, 3),
+        "gpus_per_rank": st.sampled_from([0.0, 0.25, 1.0]),
+        "wall_time_min": st.integers(0, 90),
+        "tags": TAGS,
+    }
+)
 
 
 def why(world: World, job_id: int) -> Explanation:
@@ -87,6 +106,34 @@ def test_of_many_parents_some_are_named(world: World) -> None:
     [reason] = why(world, child).reasons
     assert reason.text.startswith("30 of its 30 parents have yet to finish: ")
     assert reason.text.endswith(f"{parents[9]} (PREPROCESSED) and 20 more")
+
+
+def test_a_parent_failed_and_it_holds(world: World) -> None:
+    failed, waiting = world.create(*[world.spec()] * 2)
+    parents = [failed, waiting]
+    [holds] = world.create(world.spec(parent_ids=parents, on_parent_failure="hold"))
+    [runs] = world.create(world.spec(parent_ids=parents, on_parent_failure="run"))
+    [fails] = world.create(world.spec(parent_ids=parents))
+    world.patch(failed, state=S.FAILED, state_data={"error": "no water"})
+    found = why(world, holds)
+    assert codes(found) == [Cause.PARENT_FAILED, Cause.PARENTS_PENDING]
+    assert found.reasons[0].text == f"1 of its 2 parents has ended without success: {failed} (FAILED)"
+    assert codes(why(world, runs)) == [Cause.PARENTS_PENDING]
+    found = why(world, fails)
+    assert codes(found) == [Cause.PARENT_FAILED]
+    assert found.reasons[0].text == f"its parent {failed} is FAILED"
+    assert found.reasons[0].detail["root_cause"] == {"job_id": failed, "state": "FAILED", "error": "no water"}
+
+
+def test_it_waits_for_its_parents_files(world: World) -> None:
+    [parent] = world.finished(world.spec())
+    [job] = world.create(world.spec(parent_ids=[parent], input_files=["*.out"]))
+    heard(world)
+    [reason] = why(world, job).reasons
+    assert reason.code == Cause.INPUT_FILES_PENDING
+    world.patch(job, state=S.FAILED, state_data={"hook": "input_files", "error": "two files are named x.out"})
+    [reason] = why(world, job).reasons
+    assert reason.text == "its files could not be copied from its parents 0 s ago: two files are named x.out"
 
 
 def test_it_waits_for_a_hook(world: World) -> None:
@@ -192,6 +239,42 @@ def test_it_does_not_fit(
     assert "the 2 running allocations" in found.summary
     launcher(world, num_nodes=9, wall_time_min=900)
     assert codes(why(world, job)) == [Cause.BUSY], "that one is large enough"
+
+
+def test_what_a_launcher_says_of_itself_counts(world: World) -> None:
+    [job] = world.create(world.spec(ranks_per_node=2, gpus_per_rank=1.5))
+    made = allocation(world, B.RUNNING, num_nodes=8)
+    spec = SessionSpec(site_id=world.site, batch_job_id=made, room=Room(max_nodes=1, max_gpus_per_node=2))
+    world.write(sessions.open_session, world.owner, spec)
+    [reason] = why(world, job).reasons
+    assert reason.code == Cause.TOO_FEW_GPUS
+    assert reason.text == f"it needs 3 GPUs on a node, and the running allocation (batch job {made}) has 2"
+    [large] = world.create(world.spec(num_nodes=2))
+    assert codes(why(world, large)) == [Cause.TOO_FEW_NODES]
+
+
+@given(data=st.data())
+def test_what_a_launcher_is_given_is_what_is_said_to_fit(property_world: World, data: st.DataObject) -> None:
+    """`obstacles` says in Python what `acquire` asks in SQL."""
+    world = property_world
+    world.empty()
+    room = data.draw(ROOMS)
+    minutes = data.draw(st.integers(1, 90))
+    wanted = data.draw(st.lists(SPECS, min_size=1, max_size=5))
+    jobs = world.create(*(world.spec(**fields) for fields in wanted))
+    made = allocation(world, B.RUNNING, wall_time_min=minutes)
+    spec = SessionSpec(site_id=world.site, batch_job_id=made, room=room)
+    session = world.write(sessions.open_session, world.owner, spec)["id"]
+    said = {job for job in jobs if codes(why(world, job)) == [Cause.BUSY]}
+    given = world.acquire(session, max_wall_time_min=minutes - 1, **room.model_dump())
+    assert {job["id"] for job in given} == said
+
+
+@pytest.fixture(scope="module")
+def property_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    world = World(f"sqlite:///{tmp_path_factory.mktemp('property') / 'b.db'}")
+    yield world
+    world.close()
 
 
 def test_what_stands_in_the_way_most_comes_first(world: World) -> None:
@@ -357,7 +440,6 @@ def test_of_others_nothing_is_told(world: World) -> None:
 
 # --- properties
 
-TAGS = st.dictionaries(st.sampled_from("ab"), st.sampled_from("xy"), max_size=2)
 NOW = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
 DEMANDS = st.builds(
     Demand,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from balsam_exec.model.errors import NotFound
-from balsam_exec.model.states import RUNNABLE, BatchJobState, JobState, Step
+from balsam_exec.model.sessions import Room
+from balsam_exec.model.states import RUNNABLE, BatchJobState, JobState, OnParentFailure, Step
 from balsam_exec.server.service import reasons
 from balsam_exec.server.service.places import Demand, Place
 from balsam_exec.server.service.reasons import Facts, Happened, Lease
@@ -53,6 +55,7 @@ def gather(connection: Connection, owner_id: int, job: Any, now: datetime) -> Fa
         state=state,
         steps=Step(job.steps),
         demand=_demand(job),
+        on_parent_failure=OnParentFailure(job.on_parent_failure),
         app=job.app_name,
         site=job.site_name,
         agent_heard=job.last_refresh,
@@ -114,12 +117,22 @@ def _in(rows: Iterable[Any], *states: BatchJobState) -> list[Any]:
 
 
 def _place(session: Any, allocation: Any, now: datetime) -> Place:
-    if allocation is None:
-        return Place(name=f"session {session.id}", filter_tags={}, held=session.held)
-    return _allocation(allocation, now, session.held)
+    """What its launcher said of itself goes before what its allocation lets expect."""
+    place = Place(name=f"session {session.id}") if allocation is None else _allocation(allocation, now)
+    place = replace(place, held=session.held)
+    if not session.room:
+        return place
+    room = Room.model_validate(session.room)
+    return replace(
+        place,
+        nodes=room.max_nodes,
+        gpus_per_node=room.max_gpus_per_node,
+        serial_only=room.serial_only,
+        filter_tags=room.filter_tags,
+    )
 
 
-def _allocation(row: Any, now: datetime, held: int = 0) -> Place:
+def _allocation(row: Any, now: datetime) -> Place:
     left = timedelta(minutes=row.wall_time_min)
     if row.start_time is not None:
         left -= max(timedelta(0), now - row.start_time) + WIND_DOWN
@@ -129,5 +142,4 @@ def _allocation(row: Any, now: datetime, held: int = 0) -> Place:
         minutes=max(0, left // timedelta(minutes=1)),
         serial_only=row.job_mode == "serial",
         filter_tags=row.settings.get("filter_tags", {}),
-        held=held,
     )

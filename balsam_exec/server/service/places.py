@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from balsam_exec.model.explain import Cause, Reason
@@ -33,7 +33,7 @@ class Place:
     gpus_per_node: float | None = None
     minutes: int | None = None  #: that are left
     serial_only: bool = False
-    filter_tags: Mapping[str, str]
+    filter_tags: Mapping[str, str] = field(default_factory=dict)
     held: int = 0  #: jobs that its launcher holds
 
 

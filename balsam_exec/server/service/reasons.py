@@ -7,22 +7,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from balsam_exec.model.apps import HOOK_STEPS
 from balsam_exec.model.base import Json
 from balsam_exec.model.explain import Cause, Explanation, Reason
-from balsam_exec.model.states import TERMINAL, JobState, Step
+from balsam_exec.model.hooks import HOOK_OF
+from balsam_exec.model.states import FAILURES, TERMINAL, JobState, OnParentFailure, Step
 from balsam_exec.server.service.places import SHOWN, Demand, Place, fits, why_nowhere
 from balsam_exec.server.service.words import ago, are, listed, number, span
 
 #: Seconds without a sign of life after which an agent is said to be away: it gives one every 20.
 AGENT_SILENT = 60
 _S = JobState
-_HOOKS = {
-    _S.STAGED_IN: (Step.PREPROCESS, "preprocess"),
-    _S.RUN_DONE: (Step.POSTPROCESS, "postprocess"),
-    _S.RUN_ERROR: (Step.HANDLE_ERROR, "handle_error"),
-    _S.RUN_TIMEOUT: (Step.HANDLE_TIMEOUT, "handle_timeout"),
-}
-_STAGING = {_S.READY: "in", _S.POSTPROCESSED: "out"}
+#: What a site calls the copying of files from parents, in the event of its failure.
+_INPUT_FILES = "input_files"
+_STAGING: Mapping[str, str] = {_S.READY: "in", _S.POSTPROCESSED: "out"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +59,7 @@ class Facts:
     batch_job_id: int | None = None  #: that ran it last
     return_code: int | None = None
     lease: Lease | None = None
+    on_parent_failure: OnParentFailure = OnParentFailure.FAIL
     parents: Mapping[JobState, int] = field(default_factory=dict)  #: how many are in each state
     waiting_for: Sequence[tuple[int, JobState]] = ()  #: some parents, those that failed first
     transfers: Sequence[tuple[int, str, str]] = ()  #: (id, state, error) of those that are not done
@@ -102,11 +101,9 @@ def _reasons(facts: Facts) -> list[Reason]:
 
 def _parents(facts: Facts) -> list[Reason]:
     total = sum(facts.parents.values())
-    failed: dict[JobState, int] = {}
-    pending: dict[JobState, int] = {}
-    for state, count in facts.parents.items():
-        if state is not _S.JOB_FINISHED:
-            (failed if state in TERMINAL else pending)[state] = count
+    waits_for_failed = facts.on_parent_failure is not OnParentFailure.RUN
+    failed = {state: count for state, count in facts.parents.items() if state in FAILURES and waits_for_failed}
+    pending = {state: count for state, count in facts.parents.items() if state not in TERMINAL}
     found = []
     if failed:
         found.append(_some_parents(Cause.PARENT_FAILED, "ended without success", facts, failed, total))
@@ -144,8 +141,8 @@ def _staging(facts: Facts) -> list[Reason]:
 
 
 def _hook(facts: Facts) -> list[Reason]:
-    step, hook = _HOOKS.get(facts.state, (Step.NONE, ""))
-    if not facts.steps & step:
+    hook = HOOK_OF.get(facts.state, "")
+    if not facts.steps & HOOK_STEPS.get(hook, Step.NONE):
         return []
     others = f", as is the case for {number(facts.queue - 1, 'other job')}" if facts.queue > 1 else ""
     text = f"site {facts.site} is yet to run {hook} of {facts.app}{_since(facts)}{others}"
@@ -311,13 +308,14 @@ def _mishap(facts: Facts, one: Happened) -> Reason | None:
         return Reason(code=Cause.RUN_TIMED_OUT, text=f"its run was ended {when}{brief and f': {brief}'}", detail=detail)
     if one.target != _S.FAILED:
         return None
-    step, hook = _HOOKS.get(JobState(one.source), (Step.NONE, ""))
+    hook = HOOK_OF.get(JobState(one.source), "")
     if one.source == _S.AWAITING_PARENTS:
         return Reason(code=Cause.PARENT_FAILED, text=brief or f"a parent of it failed {when}", detail=detail)
     if one.source in _STAGING:
-        text = f"its files could not be staged {_STAGING[JobState(one.source)]} {when}{brief and f': {brief}'}"
+        what = "copied from its parents" if one.data.get("hook") == _INPUT_FILES else f"staged {_STAGING[one.source]}"
+        text = f"its files could not be {what} {when}{brief and f': {brief}'}"
         return Reason(code=Cause.TRANSFER_FAILED, text=text, detail=detail)
-    if facts.steps & step:
+    if facts.steps & HOOK_STEPS.get(hook, Step.NONE):
         text = f"{hook} of {facts.app} failed it {when}{brief and f': {brief}'}"
         return Reason(code=Cause.HOOK_FAILED, text=text, detail={**detail, "hook": hook})
     if one.source == _S.RUN_ERROR:

@@ -77,7 +77,7 @@ def unfinished_parents(connection: Connection, job_id: int, limit: int) -> list[
 def living_sessions(connection: Connection, site_id: int, now: int) -> list[AnyRow]:
     """Of launchers at the site, and how many jobs each holds."""
     held = select(func.count()).where(jobs.c.session_id == sessions.c.id).scalar_subquery()
-    query = select(sessions.c.id, sessions.c.batch_job_id, held.label("held"))
+    query = select(sessions.c.id, sessions.c.batch_job_id, sessions.c.room, held.label("held"))
     return list(
         connection.execute(query.where(sessions.c.site_id == site_id, sessions.c.expires > now).order_by(sessions.c.id))
     )

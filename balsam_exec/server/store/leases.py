@@ -164,6 +164,7 @@ def insert_session(connection: Connection, owner_id: int, spec: SessionSpec, now
         "batch_job_id": spec.batch_job_id,
         "ttl": ttl,
         "expires": now + ttl,
+        "room": spec.room.model_dump() if spec.room else None,
     }
     return connection.execute(insert(sessions).values(values).returning(*sessions.c)).one()
 

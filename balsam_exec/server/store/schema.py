@@ -146,6 +146,7 @@ sessions = Table(
     # The last acquire that gave something: asked again with the same key, it gives the same.
     Column("acquire_key", Text),
     Column("acquired_ids", JsonText),
+    Column("room", JsonText),  # a Room: what its launcher will ask for
     sqlite_autoincrement=True,
 )
 
