@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from statistics import median
 
 from balsam_exec.api import ApplicationDefinition, Client
@@ -65,10 +66,8 @@ class Bench:
 def measure(options: argparse.Namespace) -> Report:
     with Deployment.start(temporary=True) as deployment:
         bench = Bench(deployment)
-        alone = take_turns({name: lambda name=name: bench.round_trip(name) for name in bench.apps}, options.single)
-        rates = take_turns(
-            {name: lambda name=name: bench.run(name, options.tasks) for name in bench.apps}, options.rounds
-        )
+        alone = take_turns({name: partial(bench.round_trip, name) for name in bench.apps}, options.single)
+        rates = take_turns({name: partial(bench.run, name, options.tasks) for name in bench.apps}, options.rounds)
     report = Report(f"Hooks: a preprocess and a postprocess; one job, and {options.tasks:,} at once")
     for name, values in alone.items():
         report.add(f"round trip {name} hooks", [1000 * value for value in values], "ms")

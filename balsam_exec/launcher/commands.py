@@ -18,7 +18,7 @@ from pathlib import Path
 from balsam_exec.launcher import outcomes
 from balsam_exec.launcher.events import Ended, Outcome
 from balsam_exec.launcher.reactor import Reactor, open_pidfd
-from balsam_exec.launcher.surroundings import Surroundings
+from balsam_exec.launcher.surroundings import Surroundings, in_shell
 from balsam_exec.launcher.tree import Tree
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.errors import BalsamError
@@ -56,7 +56,10 @@ class CommandRunner:
 
         assert app.command_template is not None
         line = render(app.command_template, app.parameters, job.parameters, app.name)
-        words = prefix + command_words(line, around.environment.get("PATH"))
+        if around.preamble:  # which may change the PATH, of the MPI launcher too
+            words = in_shell(around.preamble, [*prefix, "bash", "-c", line], searched=bool(prefix))
+        else:
+            words = prefix + command_words(line, around.environment.get("PATH"))
         self.run(job, words, around, outcomes.command_ended)
 
     def run(self, job: LeasedJob, words: list[str], around: Surroundings, conclude: Conclude) -> None:

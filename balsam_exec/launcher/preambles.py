@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from balsam_exec.hooks.calls import Ending, HookAnswer, HookCall
@@ -14,6 +15,7 @@ from balsam_exec.hooks.pool import HookPool, Task
 from balsam_exec.launcher import outcomes
 from balsam_exec.launcher.events import Ended
 from balsam_exec.launcher.reactor import Reactor
+from balsam_exec.model.apps import AppRecord, Isolation
 from balsam_exec.model.jobs import JobRecord
 from balsam_exec.model.sessions import LeasedJob
 from balsam_exec.model.states import JobState
@@ -34,15 +36,15 @@ class Preambles:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         reactor.watch(self._wake, self._answered)
 
-    def ask(self, call: HookCall, payload: bytes, then: Callable[[str], None]) -> None:
-        """Go on with `then(preamble)`; where there comes none, the job has Ended."""
+    def ask(self, call: HookCall, payload: bytes, go_on: Callable[[str], None]) -> None:
+        """Go on with `go_on(preamble)`; where there comes none, the job has Ended."""
         job_id = call.job.id
 
         def done(answer: HookAnswer) -> None:
             self._answers.put((job_id, answer))
             os.eventfd_write(self._wake, 1)
 
-        self._waiting[job_id] = self._pool.submit(lambda: (call, payload), self._timeout, done), then
+        self._waiting[job_id] = self._pool.submit(lambda: (call, payload), self._timeout, done), go_on
 
     def kill(self, job_id: int) -> bool:
         """End the job, if it has not got its preamble yet; False if it is none of ours."""
@@ -63,9 +65,9 @@ class Preambles:
                 job_id, answer = self._answers.get_nowait()
             except Empty:
                 return
-            _, then = self._waiting.pop(job_id)
+            go_on = self._waiting.pop(job_id)[1]
             if answer.ending is Ending.RETURNED:
-                then(answer.text)
+                go_on(answer.text)
             else:
                 self._reactor.emit(Ended(job_id, outcomes.failed("exit", self._problem(answer))))
 
@@ -75,9 +77,17 @@ class Preambles:
         return f"{HOOK}: {answer.error}\n{answer.traceback}".strip()
 
 
-def record_of(job: LeasedJob, site_id: int) -> JobRecord:
-    """What is known here of a job, for its `self.job`; the rest is asked for when somebody wants it."""
+def call_of(job: LeasedJob, app: AppRecord, site_id: int, workdir: Path) -> HookCall:
+    """The question for the job's preamble. What a lease does not tell of a job is asked for when somebody wants it."""
     state = JobState.RESTART_READY if job.restarted else JobState.PREPROCESSED
     known = {name: getattr(job, name) for name in LeasedJob.model_fields if name in JobRecord.model_fields}
     unknown = dict.fromkeys(("parent_ids", "transfers", "input_files", "created", "last_update"))
-    return JobRecord.model_construct(**known, **unknown, site_id=site_id, state=state)
+    record = JobRecord.model_construct(**{**unknown, **known}, site_id=site_id, state=state)
+    return HookCall(
+        hook=HOOK,
+        job=record,
+        workdir=str(workdir),
+        app_digest=app.digest,
+        environment=app.environment_variables,
+        isolated=app.isolation is Isolation.PROCESS,
+    )

@@ -48,6 +48,12 @@ class Bench:
         wait_until(found.exists, 30, str(found))
         return found
 
+    def wait_for_text(self, path: str) -> str:
+        """What is in a file, once anything is."""
+        found = self.wait_for_file(path)
+        wait_until(lambda: found.read_text() != "", 10, f"anything in {found}")
+        return found.read_text()
+
     def events(self, job: Job) -> list[tuple[str, dict[str, Any]]]:
         """(state, data) of each state the job came to."""
         return [(event.to_state, event.data) for event in self._client.service.events(job_id=job.id).results]

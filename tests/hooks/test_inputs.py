@@ -109,7 +109,7 @@ def test_own_output_is_not_that_of_a_parent(tree: Tree) -> None:
     here = tree("here")
     gather(job("*"), [(1, one)], here)
     assert found(here) == {"a.dat": "1"}
-    with pytest.raises(InvalidRequest, match="the job itself writes job.out"):
+    with pytest.raises(InvalidRequest, match=r"the job itself writes job\.out"):
         gather(job("job.out"), [(1, one)], here)
     gather(job("job.out", stdout="mine.out"), [(1, one)], here)
     assert found(here) == {"a.dat": "1", "job.out": "its output"}
