@@ -26,7 +26,7 @@ SCALARS = (
 #: ... JSON objects as a whole, or one key of them as FIELD.KEY ...
 OBJECTS = ("tags", "data", "parameters", "launch_params", "state_data")
 #: ... and JSON lists.
-LISTS = ("input_files",)
+LISTS = ("parent_ids", "input_files")
 FIELDS = (*SCALARS, *OBJECTS, *LISTS)
 
 

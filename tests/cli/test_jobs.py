@@ -106,6 +106,7 @@ def test_ls_filters(balsam: Balsam, site: SiteRecord, hello: AppRecord) -> None:
     assert found("--state", "JOB_FINISHED") == found("--state", "job_finished") == [plain]
     assert found("--state", "PREPROCESSED") == [tagged]
     assert found("--state", "PREPROCESSED", "--state", "JOB_FINISHED") == [plain, tagged]
+    assert found("--tag", "kind:test") == [tagged]
     assert found("--tag", "kind=test") == found("--tag", "kind=test", "--tag", "n=1") == [tagged]
     assert found("--tag", "kind=test", "--tag", "n=2") == []
     assert found("--site", "theta") == found("--site", site.id) == [plain, tagged]
@@ -169,6 +170,66 @@ def test_rm(balsam: Balsam, hello: AppRecord) -> None:
     assert [int(row["ID"]) for row in balsam.rows("job", "ls")] == [three]
     assert "which jobs" in balsam.fails("job", "rm", "--yes", code=2)
     assert {one, two, four}.isdisjoint({three})
+
+
+def test_create_with_all_there_is(balsam: Balsam, hello: AppRecord) -> None:
+    parent = create(balsam, "parent")
+    job_id = create(
+        balsam, "w", "--num-nodes", 3, "--threads-per-core", 2, "--launch-param", "bind=none", "--data", '{"a": [1]}',
+        "--parent", parent, "--on-parent-failure", "hold", "--input-file", "*.out", "--input-file", "x/*",
+    )  # fmt: skip
+    job = balsam.service.job(job_id)
+    assert (job.num_nodes, job.threads_per_core, job.launch_params) == (3, 2, {"bind": "none"})
+    assert job.data == {"a": [1]}
+    assert (job.on_parent_failure, job.input_files) == ("hold", ["*.out", "x/*"])
+    assert "is no JSON object" in balsam.fails(
+        "job", "create", "--app", "Hello", "-w", "w", "-p", "name=x", "--data", "[1]", code=2
+    )
+
+
+def test_show(balsam: Balsam, hello: AppRecord) -> None:
+    job_id = create(balsam, "w", "--tag", "kind=test", "--nodes", 2)
+    rows = {row["FIELD"]: row["VALUE"] for row in balsam.rows("job", "show", job_id)}
+    assert rows["app"] == "Hello"
+    assert rows["site"] == "theta"
+    assert (rows["id"], rows["num_nodes"], rows["tags"]) == (str(job_id), "2", "kind=test")
+    assert "return_code" not in rows, "only what says something"
+    assert "there is no job 4711" in balsam.fails("job", "show", 4711)
+
+
+def test_history_of_some(balsam: Balsam, hello: AppRecord) -> None:
+    one, two = create(balsam, "a"), create(balsam, "b")
+    told = balsam("job", "history", two, one)
+    assert told.index(f"Job {two} ") < told.index(f"Job {one} ")
+    assert told.count("PREPROCESSED]") == 2
+    assert "there is no job 4711" in balsam.fails("job", "history", one, 4711)
+
+
+def test_explain(balsam: Balsam, hello: AppRecord) -> None:
+    job_id = create(balsam, "w")
+    assert balsam("job", "explain", job_id).startswith(f"job {job_id} is PREPROCESSED: no launcher runs at site theta")
+    assert balsam.json("job", "explain", job_id)["reasons"][0]["code"] == "no_allocation"
+    assert "there is no job 4711" in balsam.fails("job", "explain", 4711)
+
+
+def test_app_show_and_rm(balsam: Balsam, hello: AppRecord) -> None:
+    for wanted in ("Hello", hello.id):
+        rows = {row["FIELD"]: row["VALUE"] for row in balsam.rows("app", "show", wanted)}
+        assert rows["command_template"] == "echo {{ greeting }} {{ name }}"
+        assert rows["site"] == "theta"
+    job = create(balsam, "w")
+    assert "has jobs" in balsam.fails("app", "rm", "Hello")
+    balsam("job", "rm", job)
+    assert balsam("app", "rm", "Hello") == f"removed Hello (id {hello.id})\n"
+    assert "there is no app 'Hello'" in balsam.fails("app", "rm", "Hello")
+
+
+def test_all_sites(balsam: Balsam, hello: AppRecord) -> None:
+    """Seed 001: `balsam app ls --site=all`."""
+    job = create(balsam, "w")
+    assert [row["NAME"] for row in balsam.rows("app", "ls", "--site=all")] == ["Hello"]
+    assert [row["ID"] for row in balsam.rows("job", "ls", "--site=all")] == [str(job)]
+    assert "say which jobs" in balsam.fails("job", "rm", "--site=all", "--yes", code=2)
 
 
 def test_app_ls(balsam: Balsam, hello: AppRecord) -> None:
