@@ -387,11 +387,16 @@ class Job(Resource):
         record = self._record
         if record.arguments is not None:
             arguments = python_input(f"job {record.id}", getattr(self._app, "run", None), given).arguments
+            self._check_size(arguments)
             return {} if arguments == self._arguments else {"arguments": arguments}
         if given == record.parameters:
             return {}
         app = self._own_client.app(record.app_id)
         return {"parameters": command_input(app.name, app.parameters, given).parameters}
+
+    def _check_size(self, arguments: bytes | None) -> None:
+        if arguments is not None:
+            self._own_client.service.check_entity(arguments, f"the arguments of a job in {self.workdir}")
 
     def _patch(self, changes: Mapping[str, Any]) -> JobPatch:
         said = {} if self.state_data is None else {"state_data": self.state_data}
@@ -425,6 +430,7 @@ class Job(Resource):
         ref = given.pop("app_id")
         record: AppRecord = app(ref, self._site)
         parameters, arguments = encoded_input(ref, record, given.pop("parameters", None) or {})
+        self._check_size(arguments)
         for parent in given.pop("parent_ids", None) or ():
             if not isinstance(parent, (int, Job)):
                 raise InvalidRequest(f"parent_ids takes jobs and their ids, not {parent!r}")

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,12 +34,13 @@ def launch(site: Path, batch_job_id: int, guardians: Iterable[int] = ()) -> int:
         settings = directory.settings()
         credentials = load_credentials()
         service = Service(credentials.url, credentials.token.get_secret_value())
+        max_entity = service.max_entity
         batch_job = service.batch_job(batch_job_id)
         session = service.open_session(SessionSpec(site_id=batch_job.site_id, batch_job_id=batch_job.id, ttl_sec=TTL))
     except BalsamError as error:
         log.error("the launcher cannot start: %s", error)
         return 1
-    mission = mission_of(directory, settings, batch_job, session.ttl_sec)
+    mission = replace(mission_of(directory, settings, batch_job, session.ttl_sec), max_entity=max_entity)
     # Jobs use the same service as we do, and by default the site that they run at.
     handed_on = credentials.model_copy(update={"site": str(batch_job.site_id)}).variables()
     launcher = Launcher(service, session, mission, {**os.environ, **handed_on})

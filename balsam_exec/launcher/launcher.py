@@ -80,8 +80,8 @@ class Launcher:
         self._pilot = Pilot(mission.nodes, mission.terms, now, time.time() - now, mission.affinity)
         self._link = Link(service, session, self.reactor.post)
         self._commands = CommandRunner(self.reactor)
-        self._ranks = RankRunner(self._commands, mission.exchange)
-        self._python = PythonRunner(self.reactor, sum(node.cores for node in mission.nodes))
+        self._ranks = RankRunner(self._commands, mission.exchange, mission.max_entity)
+        self._python = PythonRunner(self.reactor, sum(node.cores for node in mission.nodes), mission.max_entity)
         self._environment = dict(environment)
         if mission.batch_job_id is not None:
             self._environment["BALSAM_BATCH_JOB_ID"] = str(mission.batch_job_id)

@@ -15,7 +15,6 @@ from balsam_exec.launcher.events import Outcome
 from balsam_exec.launcher.surroundings import Surroundings
 from balsam_exec.launcher.workers import NO_ARGUMENTS
 from balsam_exec.model.apps import AppRecord
-from balsam_exec.model.base import MAX_ENTITY
 from balsam_exec.model.sessions import LeasedJob
 
 _RANK = Path(__file__).with_name("rank.py")
@@ -24,9 +23,11 @@ _RANK = Path(__file__).with_name("rank.py")
 class RankRunner:
     """Starts Python apps on several ranks, through a command runner, which tells their end and kills them."""
 
-    def __init__(self, commands: CommandRunner, directory: Path) -> None:
-        """`directory` is where calls and answers are passed; every node of the allocation sees it."""
+    def __init__(self, commands: CommandRunner, directory: Path, limit: int) -> None:
+        """`directory` is where calls and answers are passed; every node of the allocation sees it. `limit` is that of
+        results, in bytes."""
         self._commands = commands
+        self._limit = limit
         self._directory = directory
 
     def start(self, job: LeasedJob, app: AppRecord, around: Surroundings, prefix: list[str]) -> None:
@@ -36,7 +37,7 @@ class RankRunner:
         shutil.rmtree(exchange, ignore_errors=True)  # of a launcher that was killed
         exchange.mkdir(mode=0o700, parents=True)
         (exchange / "call").write_bytes(pickle.dumps((app.payload, job.arguments or NO_ARGUMENTS), protocol=4))
-        words = [*prefix, python, str(_RANK), str(exchange), str(job.ranks), str(MAX_ENTITY), codec.__file__]
+        words = [*prefix, python, str(_RANK), str(exchange), str(job.ranks), str(self._limit), codec.__file__]
         self._commands.run(job, words, around, partial(_conclude, exchange, job.ranks))
 
 

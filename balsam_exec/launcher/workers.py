@@ -20,7 +20,6 @@ from balsam_exec.launcher.reactor import READ, WRITE, Reactor, open_pidfd
 from balsam_exec.launcher.surroundings import Surroundings
 from balsam_exec.launcher.tree import Tree
 from balsam_exec.model.apps import AppRecord, Isolation
-from balsam_exec.model.base import MAX_ENTITY
 from balsam_exec.model.errors import ConfigurationError
 from balsam_exec.model.sessions import LeasedJob
 from balsam_exec.platform.cpus import confine
@@ -43,7 +42,9 @@ class _Task:
 class _Worker:
     """One worker process and the socket to it. Never blocks: what it does not take at once goes when it can."""
 
-    def __init__(self, kind: Kind, reactor: Reactor, on_answer: Callable[[_Worker, int, int, bytes], None]) -> None:
+    def __init__(
+        self, kind: Kind, limit: int, reactor: Reactor, on_answer: Callable[[_Worker, int, int, bytes], None]
+    ) -> None:
         """Raises OSError if the interpreter cannot be started."""
         python, environment = kind
         self.kind = kind
@@ -57,7 +58,7 @@ class _Worker:
         self._cpus: Collection[int] = os.sched_getaffinity(0)
         ours, theirs = socket.socketpair()
         try:
-            words = [python, worker.__file__, str(theirs.fileno()), str(MAX_ENTITY), codec.__file__]
+            words = [python, worker.__file__, str(theirs.fileno()), str(limit), codec.__file__]
             self.process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,
@@ -150,10 +151,11 @@ class _Worker:
 class PythonRunner:
     """Runs the calls of Python apps in workers, at most one call in each at a time."""
 
-    def __init__(self, reactor: Reactor, capacity: int) -> None:
-        """Keeps up to `capacity` workers of all kinds, or as many as are busy."""
+    def __init__(self, reactor: Reactor, capacity: int, limit: int) -> None:
+        """Keeps up to `capacity` workers of all kinds, or as many as are busy; results have at most `limit` bytes."""
         self._reactor = reactor
         self._capacity = capacity
+        self._limit = limit
         self._allowed: Collection[int] = os.sched_getaffinity(0)
         self._idle: list[_Worker] = []  #: the most recently used last
         self._busy: dict[int, _Worker] = {}
@@ -201,7 +203,7 @@ class PythonRunner:
             return chosen
         if self._idle and len(self._idle) + len(self._busy) >= self._capacity:
             self._dismiss(self._idle.pop(0))
-        made = _Worker(kind, self._reactor, self._answered)
+        made = _Worker(kind, self._limit, self._reactor, self._answered)
         self._reactor.watch(made.pidfd, lambda _: self._died(made))
         return made
 
