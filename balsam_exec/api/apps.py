@@ -152,7 +152,7 @@ def check_input(app: type[ApplicationDefinition], record: AppRecord | None, give
 
 
 def encoded_input(app: Any, record: AppRecord, given: Mapping[str, Any]) -> definition.JobInput:
-    """What a job of the app is sent with; `app` may be its class. Raises ParameterError, PayloadError, TooLarge."""
+    """What a job of the app is sent with; `app` may be its class. Raises ParameterError, PayloadError."""
     if record.command_template is not None:
         return definition.command_input(record.name, record.parameters, given)
     return definition.python_input(record.name, getattr(app, "run", None), given)

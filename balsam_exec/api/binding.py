@@ -124,7 +124,10 @@ class Client:
         """Register an ApplicationDefinition here, or replace what was registered under its name and site."""
         from balsam_exec.api.apps import app_spec_of
 
-        record = self.service.put_app(app_spec_of(app, self))
+        spec = app_spec_of(app, self)
+        if spec.payload is not None:
+            self.service.check_entity(spec.payload, f"the app {spec.name}")
+        record = self.service.put_app(spec)
         self._synced[app] = record
         return record
 

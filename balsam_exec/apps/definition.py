@@ -111,7 +111,7 @@ def parameter_specs(cls: type[ApplicationDefinition]) -> dict[str, ParameterSpec
 def app_spec(cls: type[ApplicationDefinition], site_id: int, base: type) -> AppSpec:
     """What to register. `base` is the class that the author derived from; it does not travel with the code.
 
-    Raises InvalidRequest, PayloadError, TooLarge.
+    Raises InvalidRequest, PayloadError.
     """
     hooks = [hook for hook in HOOKS if getattr(cls, hook, None) is not None]
     if cls.command_template is None and "run" not in hooks:
@@ -157,7 +157,7 @@ def command_input(name: str, declared: Mapping[str, ParameterSpec], given: Mappi
 def python_input(name: str, run: Callable[..., Any] | None, given: Mapping[str, Any]) -> JobInput:
     """`given` as the arguments of `run`; unchecked where the code is not at hand (None).
 
-    Raises ParameterError, PayloadError, TooLarge.
+    Raises ParameterError, PayloadError.
     """
     args, kwargs = ((), dict(given)) if run is None else bind(name, run, given)
     return JobInput({}, dump_arguments(args, kwargs))

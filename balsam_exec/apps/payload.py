@@ -1,16 +1,18 @@
-"""Payloads as the rest of the package sees them: typed errors and size limits over `apps.codec`."""
+"""Payloads as the rest of the package sees them: typed errors over `apps.codec`. How large one may be, the service that
+it is sent to says."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from balsam_exec.apps import codec
 from balsam_exec.model.apps import AppSpec, Isolation
-from balsam_exec.model.base import MAX_ENTITY
-from balsam_exec.model.errors import JobFailed, JobTimeout, PayloadError, TooLarge, WorkerDied
+from balsam_exec.model.errors import JobFailed, JobTimeout, PayloadError, WorkerDied
 from balsam_exec.model.jobs import Result
+
+T = TypeVar("T")
 
 _FAILURES = {"died": WorkerDied, "timeout": JobTimeout}
 
@@ -27,17 +29,17 @@ def dump_app(cls: type, base: type = object) -> bytes:
 
     Classes of `__main__` and of local scopes travel by value, those of importable modules by reference (seed 001).
     """
-    return _checked(_guard(lambda: codec.dump_app(cls, base)), f"the app {cls.__name__}")
+    return _guarded(lambda: codec.dump_app(cls, base))
 
 
 def load_app(data: bytes, base: type = object) -> Any:
     """The class. Its `site` is None if it was an object. Raises PayloadError."""
-    return _guard(lambda: codec.load_app(data, base))
+    return _guarded(lambda: codec.load_app(data, base))
 
 
 def dump_arguments(args: Iterable[Any], kwargs: Mapping[str, Any]) -> bytes:
-    """The arguments of an app's `run`. Raises PayloadError, TooLarge."""
-    return dump((tuple(args), dict(kwargs)), "the arguments")
+    """The arguments of an app's `run`. Raises PayloadError."""
+    return dump((tuple(args), dict(kwargs)))
 
 
 def load_arguments(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -70,40 +72,33 @@ def call_app(
 
 
 def dump_call(function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> bytes:
-    """A call, as the arguments of a job of a `call_app` without a function. Raises PayloadError, TooLarge."""
-    return join_call(dump_function(function), dump_call_arguments(args, kwargs))
+    """A call, as the arguments of a job of a `call_app` without a function. Raises PayloadError."""
+    return codec.join_call(dump_function(function), dump_call_arguments(args, kwargs))
 
 
 def dump_function(function: Callable[..., Any]) -> bytes:
-    """Raises PayloadError, TooLarge."""
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    return _checked(_guard(lambda: codec.dump_function(function)), f"the function {name}")
+    """Raises PayloadError."""
+    return _guarded(lambda: codec.dump_function(function))
 
 
 def dump_call_arguments(args: Iterable[Any], kwargs: Mapping[str, Any]) -> bytes:
-    """Raises PayloadError, TooLarge."""
-    return _checked(_guard(lambda: codec.dump_call_arguments(args, kwargs)), "the arguments")
+    """Raises PayloadError."""
+    return _guarded(lambda: codec.dump_call_arguments(args, kwargs))
 
 
-def join_call(function: bytes, arguments: bytes) -> bytes:
-    """Raises TooLarge."""
-    return _checked(codec.join_call(function, arguments), "the call")
-
-
-def dump(value: Any, what: str = "the value") -> bytes:
-    """Any value; `what` names it in errors. Raises PayloadError, TooLarge."""
-    return _checked(_guard(lambda: codec.dumps(value)), what)
+def dump(value: Any) -> bytes:
+    """Raises PayloadError."""
+    return _guarded(lambda: codec.dumps(value))
 
 
 def load(data: bytes) -> Any:
     """Raises PayloadError."""
-    return _guard(lambda: codec.loads(data))
+    return _guarded(lambda: codec.loads(data))
 
 
 def dump_exception(exc: BaseException) -> tuple[bytes | None, str]:
     """(payload, or None if it would not survive the journey, and the traceback as text)."""
-    data, text = codec.dump_exception(exc)
-    return (None if data is not None and len(data) > MAX_ENTITY else data), text
+    return codec.dump_exception(exc)
 
 
 def load_result(result: Result) -> Any:
@@ -125,23 +120,8 @@ def load_result(result: Result) -> Any:
     raise failure(result.error or "the job failed without a message", return_code=result.return_code)
 
 
-def _guard(work: Callable[[], Any]) -> Any:
+def _guarded(work: Callable[[], T]) -> T:
     try:
         return work()
     except codec.CodecError as exc:
         raise PayloadError(str(exc)) from exc
-
-
-def too_large(size: int, what: str) -> TooLarge:
-    return TooLarge(
-        f"{what} has {size} bytes serialized and the limit is {MAX_ENTITY}: keep large data in files "
-        "and pass their paths, or use transfers",
-        size=size,
-        limit=MAX_ENTITY,
-    )
-
-
-def _checked(data: bytes, what: str) -> bytes:
-    if len(data) > MAX_ENTITY:
-        raise too_large(len(data), what)
-    return data

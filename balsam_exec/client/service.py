@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -16,8 +17,9 @@ from balsam_exec.client.lookups import adapter, build, url_params
 from balsam_exec.client.transport import DEADLINE, READ_TIMEOUT, Transport
 from balsam_exec.model.apps import AppRecord, AppSpec
 from balsam_exec.model.auth import NewToken, TokenRecord, TokenSpec, UserRecord
-from balsam_exec.model.base import MAX_BULK, Count, Page
+from balsam_exec.model.base import MAX_BULK, MAX_ENTITY, MIN_ENTITY_LIMIT, Count, Page
 from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord, BatchJobSpec
+from balsam_exec.model.errors import TooLarge
 from balsam_exec.model.events import EventRecord, Feed
 from balsam_exec.model.explain import Explanation
 from balsam_exec.model.files import DEFAULT_CHUNK, FileAnswer, FileChunk, FileRequest, FileRequestQuery, ReadRequest
@@ -75,6 +77,7 @@ class Health(BaseModel):
     status: str
     version: str
     database: str = ""
+    max_entity: int = MAX_ENTITY  #: the largest serialized entity that it takes, in bytes
 
 
 class Service:
@@ -116,6 +119,17 @@ class Service:
 
     def health(self, deadline: float | None = None) -> Health:
         return self._call(Health, "GET", "/health", deadline=deadline)
+
+    @cached_property
+    def max_entity(self) -> int:
+        """The largest serialized entity that it takes, in bytes; asked for once."""
+        return self.health().max_entity
+
+    def check_entity(self, data: bytes, what: str) -> None:
+        """Raise TooLarge if it would refuse an entity of this size; `what` names it."""
+        # Every service takes what is small: most processes never have to ask.
+        if len(data) > MIN_ENTITY_LIMIT and len(data) > self.max_entity:
+            raise TooLarge.entity(what, len(data), self.max_entity)
 
     def login(self, username: str, password: str, token_name: str = "login") -> NewToken:
         """A new token; make a `Service(url, token)` with it. Raises NotAuthenticated."""

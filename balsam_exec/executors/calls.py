@@ -15,8 +15,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from balsam_exec.apps.payload import call_app, dump_call_arguments, dump_function, join_call
+from balsam_exec.apps.codec import join_call
+from balsam_exec.apps.payload import call_app, dump_call_arguments, dump_function
 from balsam_exec.model.apps import AppRecord, AppSpec
+from balsam_exec.model.errors import TooLarge
 
 #: Bytes of a function that are not worth an app.
 _SMALL = 400
@@ -25,6 +27,8 @@ _REMEMBERED = 1000
 
 
 class AppService(Protocol):
+    @property
+    def max_entity(self) -> int: ...
     def put_app(self, spec: AppSpec) -> AppRecord: ...
 
 
@@ -36,6 +40,7 @@ class Calls:
         self._sys_path = _import_path()
         self._lock = threading.Lock()
         self._seen: OrderedDict[bytes, AppSpec | None] = OrderedDict()
+        self._limit = service.max_entity
         self.app_id = service.put_app(call_app(site_id, self._sys_path)).id
 
     def encode(
@@ -46,8 +51,15 @@ class Calls:
 
     def encode_dumped(self, code: bytes, arguments: bytes) -> tuple[AppSpec | None, bytes]:
         """The same for what was serialized already (`dump_function`, `dump_call_arguments`). Raises TooLarge."""
+        self._check("the function", code)
+        self._check("the arguments", arguments)
         app = self._app_of(code) if len(code) > _SMALL else None
-        return app, join_call(code, arguments) if app is None else arguments
+        return app, self._check("the call", join_call(code, arguments)) if app is None else arguments
+
+    def _check(self, what: str, data: bytes) -> bytes:
+        if len(data) > self._limit:
+            raise TooLarge.entity(what, len(data), self._limit)
+        return data
 
     def _app_of(self, code: bytes) -> AppSpec | None:
         """The app of a function that was seen before."""

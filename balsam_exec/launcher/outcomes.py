@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from balsam_exec.apps.payload import dump_exception, too_large
+from balsam_exec.apps.payload import dump_exception
 from balsam_exec.launcher import worker
 from balsam_exec.launcher.events import Outcome
-from balsam_exec.model.errors import BalsamError, PayloadError
+from balsam_exec.model.errors import BalsamError, PayloadError, TooLarge
 from balsam_exec.model.jobs import Result
 from balsam_exec.model.sessions import LeasedJob
 from balsam_exec.model.states import JobState
@@ -73,7 +73,7 @@ def answered(status: int, number: int, body: bytes, *outputs: tuple[Path, int]) 
         case worker.RAISED:
             return failed("exception", text, exception=body[:number])
         case worker.TOO_LARGE:
-            return refused(too_large(number, "the result"))
+            return refused(TooLarge.entity("the result", number, int(text)))
         case worker.EXITED:
             return failed("exit", f"the app called sys.exit: exit code {number}\n{text}".strip(), number)
         case worker.CANNOT_RUN:

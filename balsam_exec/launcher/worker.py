@@ -32,7 +32,7 @@ ANSWER = struct.Struct("!IBi")
 VALUE = 0  #: body: the value's payload
 RAISED = 1  #: number: bytes of the exception's payload (0: none); body: it, and the traceback as text
 BROKEN = 2  #: body: why app, arguments or result could not be loaded or serialized
-TOO_LARGE = 3  #: number: bytes of the result; the limit is less
+TOO_LARGE = 3  #: number: bytes of the result; body: the limit, which is less
 EXITED = 4  #: the app called sys.exit; number: the exit code, body: its message
 CANNOT_RUN = 5  #: body: why the app cannot run here: no workdir, no output file, no MPI that fits
 DIED = 6  #: the forked process of an isolated job died; number: its wait status
@@ -243,11 +243,14 @@ def _run(app: App, arguments: bytes, limit: int, keep_value: bool) -> bytes:
         _drop_own_frames(exc)
         payload, text = app.codec.dump_exception(exc, app.codec_name)
         sys.stderr.write(text)
-        payload = payload if payload is not None and len(payload) <= limit else b""
+        if payload is not None and len(payload) > limit:
+            text += f"(the exception has {len(payload)} bytes serialized and the limit is {limit}: this is its text)\n"
+            payload = None
+        payload = payload or b""
         return answer(RAISED, payload + text.encode("utf-8", "replace"), len(payload))
     result = app.codec.dumps(value, app.codec_name) if keep_value else b""
     if len(result) > limit:
-        return answer(TOO_LARGE, b"", len(result))
+        return answer(TOO_LARGE, str(limit), len(result))
     return answer(VALUE, result)
 
 

@@ -14,9 +14,12 @@ DEFAULT_PAGE = 100
 MAX_BULK = 10_000
 #: The largest request body, in bytes.
 MAX_BODY = 64 * 1024 * 1024
-#: The largest serialized entity (an app's code, a job's arguments, a result), in bytes (seed 001 "Technical Details"
-#: asks for "the order of 100KB"; see docs/reference/limits).
-MAX_ENTITY = 1024 * 1024
+#: The largest serialized entity (an app's code, a job's arguments, parameters or data, a result, an exception), in
+#: bytes, that a service takes which is not set otherwise (seed 001 "Technical Details": "the order of 100KB").
+MAX_ENTITY = 512 * 1024
+#: The bounds of what it can be set to.
+MIN_ENTITY_LIMIT = 64 * 1024
+MAX_ENTITY_LIMIT = 32 * 1024 * 1024
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
@@ -24,7 +27,7 @@ Tags = dict[
     Annotated[str, StringConstraints(min_length=1, max_length=100)], Annotated[str, StringConstraints(max_length=200)]
 ]
 Id = Annotated[int, Field(ge=1, le=2**63 - 1)]
-Entity = Annotated[bytes, Field(max_length=MAX_ENTITY)]
+Entity = Annotated[bytes, Field(max_length=MAX_ENTITY_LIMIT)]
 Json = dict[str, Any]
 Timestamp = AwareDatetime
 

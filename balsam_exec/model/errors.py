@@ -25,7 +25,7 @@ BalsamError
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class BalsamError(Exception):
@@ -59,6 +59,16 @@ class IllegalTransition(InvalidRequest):
 class TooLarge(InvalidRequest):
     code = "too_large"
     status = 413
+
+    @classmethod
+    def entity(cls, what: str, size: int, limit: int) -> Self:
+        """For something serialized that has more bytes than its service takes."""
+        return cls(
+            f"{what} has {size} bytes serialized and the limit is {limit}: keep large data in files and pass their "
+            "paths, or use transfers (the limit is the service's, max_entity)",
+            size=size,
+            limit=limit,
+        )
 
 
 class NotFound(BalsamError, LookupError):

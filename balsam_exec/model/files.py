@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from balsam_exec.model.base import MAX_PAGE, Entity, Id, Record, Timestamp, Wire
+from balsam_exec.model.base import MAX_PAGE, Id, Record, Timestamp, Wire
 
 #: The most of a file of a job that is read at once, in bytes.
 MAX_CHUNK = 1024 * 1024
@@ -37,7 +37,7 @@ class ReadRequest(Wire):
 class FileChunk(Record):
     """What was read. The file goes on at `offset + len(data)`, up to `size` as it was then."""
 
-    data: Entity
+    data: Annotated[bytes, Field(max_length=MAX_CHUNK)]
     offset: int = Field(ge=0, le=2 * _FAR)
     size: int = Field(ge=0, le=2 * _FAR)  #: of the whole file, in bytes
     modified: Timestamp

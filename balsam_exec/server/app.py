@@ -37,6 +37,7 @@ class Health(BaseModel):
     status: str
     version: str
     database: str
+    max_entity: int
 
 
 class ErrorAnswer(BaseModel):
@@ -49,7 +50,8 @@ class ErrorAnswer(BaseModel):
 
 def create_app(settings: ServerSettings) -> FastAPI:
     """The service over a database whose schema is up to date."""
-    runtime = Runtime(Database(settings.database_url, settings.database_threads), Hub())
+    database = Database(settings.database_url, settings.database_threads)
+    runtime = Runtime(database, Hub(), max_entity=settings.max_entity)
     authenticator = Authenticator(runtime)
 
     @asynccontextmanager
@@ -87,7 +89,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
     async def health() -> Response:
         """Whether the service and its database answer."""
         kind = await runtime.read(lambda _connection: runtime.database.kind)
-        return answer({"status": "ok", "version": __version__, "database": kind})
+        found = Health(status="ok", version=__version__, database=kind, max_entity=settings.max_entity)
+        return answer(found.model_dump())
 
     _handle_errors(app)
     return app

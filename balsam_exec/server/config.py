@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from balsam_exec.model.base import MAX_BODY
+from balsam_exec.model.base import MAX_BODY, MAX_ENTITY, MAX_ENTITY_LIMIT, MIN_ENTITY_LIMIT
 
 
 class ServerSettings(BaseSettings):
@@ -16,6 +16,8 @@ class ServerSettings(BaseSettings):
     reaper_period: float = Field(default=5.0, gt=0)
     #: The largest request body, in bytes.
     max_body: int = Field(default=MAX_BODY, ge=1024)
+    #: The largest serialized entity (an app, the arguments, parameters or data of a job, its result), in bytes.
+    max_entity: int = Field(default=MAX_ENTITY, ge=MIN_ENTITY_LIMIT, le=MAX_ENTITY_LIMIT)
     #: Seconds that a new token is valid, where its maker does not say.
     token_lifetime: int = Field(default=90 * 86400, ge=1)
     #: Seconds that an idempotency key is remembered.

@@ -8,7 +8,7 @@ from typing import Self
 
 from balsam_exec.apps.payload import dump
 from balsam_exec.model.apps import AppRecord, AppSpec
-from balsam_exec.model.base import now
+from balsam_exec.model.base import MAX_ENTITY, now
 from balsam_exec.model.errors import InvalidRequest, ServiceUnavailable
 from balsam_exec.model.events import Feed, FeedEvent, Kind
 from balsam_exec.model.jobs import JobCreated, JobSpec, Killed, Result
@@ -20,6 +20,8 @@ BAD_APP = "bad"
 
 
 class FakeService:
+    max_entity = MAX_ENTITY
+
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.jobs: dict[int, JobState] = {}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balsam_exec.launcher.outbox import Outbox
-from balsam_exec.model.base import MAX_ENTITY, now
+from balsam_exec.model.base import now
 from balsam_exec.model.jobs import Result
 from balsam_exec.model.sessions import Report
 from balsam_exec.model.states import JobState
@@ -78,7 +78,7 @@ def test_what_is_forgotten_is_not_due() -> None:
 
 
 def test_large_results_are_spread_over_batches() -> None:
-    outbox = outbox_of(*(report(i, size=MAX_ENTITY) for i in range(1, 41)))
+    outbox = outbox_of(*(report(i, size=2**20) for i in range(1, 41)))
     sizes = []
     while batch := outbox.take(0):
         sizes.append(len(batch))

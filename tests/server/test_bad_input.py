@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from balsam_exec.model.base import MAX_BODY, MAX_BULK, MAX_ENTITY
+from balsam_exec.model.base import MAX_BODY, MAX_BULK, MAX_ENTITY_LIMIT
 from tests.server.http import Http
 from tests.support.services import LiveService
 
@@ -64,7 +64,7 @@ FAR = 2**63
         ([{"app_id": "APP", **JOB, "tags": {"": "v"}}], 422, "0.tags"),
         ([{"app_id": "APP", **JOB, "tags": {"k": 1}}], 422, "0.tags"),
         ([{"app_id": "APP", **JOB, "arguments": "not base64!"}], 422, "0.arguments"),
-        ([{"app_id": "APP", **JOB, "arguments": "AAAA" * (MAX_ENTITY // 3 + 1)}], 422, "0.arguments"),
+        ([{"app_id": "APP", **JOB, "arguments": "AAAA" * (MAX_ENTITY_LIMIT // 3 + 1)}], 422, "0.arguments"),
         ([{"app_id": "APP", "workdir": "w"}], 422, "missing: x"),
         ([{"app_id": "APP", **JOB, "parent_ids": [FAR]}], 422, "parent_ids"),
         ([{"app_id": "APP", **JOB, "parent_ids": [FAR - 1]}], 404, "parent"),

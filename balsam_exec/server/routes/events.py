@@ -40,7 +40,7 @@ async def read_feed(request: Request, user: User) -> Response:
     async def attempt() -> feed.Told:
         nonlocal cursor
         generation = hub.generation
-        told = await app.read_brief(feed.read_feed, user, cursor and cursor.event_id, query)
+        told = await app.read_brief(feed.read_feed, user, cursor and cursor.event_id, query, app.max_entity)
         # What the filter left out is not looked at again.
         cursor = feed.Cursor(told.event_id, hub.name, generation) if told.complete else feed.Cursor(told.event_id)
         return told

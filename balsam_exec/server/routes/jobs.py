@@ -133,7 +133,8 @@ async def count_states(request: Request, user: User) -> Response:
 @router.get("/results", **described(dict[int, Result], query=RESULTS))
 async def read_results(request: Request, user: User) -> Response:
     """How those of the jobs that have ended did. A very large answer leaves some for another request."""
-    return answer(await runtime(request).read(feed.results, user, RESULTS.read(request).id))
+    app = runtime(request)
+    return answer(await app.read(feed.results, user, RESULTS.read(request).id, app.max_entity))
 
 
 @router.get("/{job_id}", **described(JobRecord))

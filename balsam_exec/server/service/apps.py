@@ -9,6 +9,7 @@ from balsam_exec.model.apps import AppPatch, AppSpec
 from balsam_exec.model.errors import Conflict, NotFound
 from balsam_exec.model.events import Kind
 from balsam_exec.model.queries import Query
+from balsam_exec.server.service.sizes import check_size
 from balsam_exec.server.service.unit import Unit
 from balsam_exec.server.store import apps as store
 from balsam_exec.server.store import filters
@@ -33,7 +34,8 @@ def _record(row: Any) -> dict[str, Any]:
 
 
 def create_app(unit: Unit, owner_id: int, spec: AppSpec) -> dict[str, Any]:
-    """Raises NotFound (the site), Conflict when the site has an app of that name."""
+    """Raises NotFound (the site), TooLarge, Conflict when the site has an app of that name."""
+    check_size(f"the app {spec.name}", spec.payload, unit.max_entity)
     _check_site(unit, owner_id, spec.site_id)
     if store.named(unit.connection, spec.site_id, spec.name) is not None:
         raise Conflict(f"site {spec.site_id} has an app {spec.name} already: PUT replaces it")
@@ -41,7 +43,8 @@ def create_app(unit: Unit, owner_id: int, spec: AppSpec) -> dict[str, Any]:
 
 
 def put_app(unit: Unit, owner_id: int, spec: AppSpec) -> dict[str, Any]:
-    """Create the app or replace the one of that site and name; the same app again changes nothing."""
+    """Create the app or replace the one of that site and name; the same app again changes nothing. Raises TooLarge."""
+    check_size(f"the app {spec.name}", spec.payload, unit.max_entity)
     _check_site(unit, owner_id, spec.site_id)
     present = store.named(unit.connection, spec.site_id, spec.name)
     if present is None:

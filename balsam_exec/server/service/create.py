@@ -13,6 +13,7 @@ from balsam_exec.model.jobs import STDOUT, JobSpec
 from balsam_exec.model.states import FAILURES, RUNNABLE, JobState, Step, is_lost, settle, waits_for
 from balsam_exec.model.transfers import TransferState
 from balsam_exec.server.service.moves import fail_lost, steps_of
+from balsam_exec.server.service.sizes import check_size
 from balsam_exec.server.service.unit import Unit, hooks_at, tag_marks, work_at
 from balsam_exec.server.store import apps as app_store
 from balsam_exec.server.store import dialect, keys, schema
@@ -91,7 +92,7 @@ def create_jobs(
 ) -> bytes:
     """Store and settle the jobs. The answer, JSON of list[JobCreated]; with a key seen before, the one given then.
 
-    Raises NotFound (an app, a parent), ParameterError, Conflict (the key was used for another request).
+    Raises NotFound (an app, a parent), ParameterError, TooLarge, Conflict (the key was used for another request).
     """
     if key is not None and not keys.claim(unit.connection, owner_id, key, digest, unit.now):
         stored_digest, answer = keys.stored(unit.connection, owner_id, key)
@@ -141,7 +142,8 @@ def _store(
     now = unit.now
     rows, payloads, tags, edges, transfers, lost = [], [], [], [], [], []
     states = dict.fromkeys(ids, b"")
-    for job_id, spec in zip(ids, specs, strict=True):
+    for index, (job_id, spec) in enumerate(zip(ids, specs, strict=True)):
+        data, parameters = _encoded(index, spec, unit.max_entity)
         app = terms[spec.app_id]
         steps = app.steps
         if spec.transfers:
@@ -169,7 +171,7 @@ def _store(
         )
         payloads.append(
             (
-                *(job_id, spec.workdir, encode(spec.tags), encode(spec.data), encode(spec.parameters)),
+                *(job_id, spec.workdir, encode(spec.tags), data, parameters),
                 *(encode(spec.launch_params), encode(spec.transfers), spec.arguments),
                 *(None if spec.stdout == STDOUT else spec.stdout, spec.stderr or None, encode(spec.input_files)),
             )
@@ -191,6 +193,15 @@ def _store(
         fail_lost(unit, owner_id, lost)
         states.update(dict.fromkeys(lost, JobState.FAILED.value.encode()))
     return list(states.values())
+
+
+def _encoded(index: int, spec: JobSpec, limit: int) -> tuple[str | None, str | None]:
+    """A job's data and parameters as JSON. Raises TooLarge, also for its arguments."""
+    data, parameters = encode(spec.data), encode(spec.parameters)
+    if data or parameters or spec.arguments:
+        for what, entity in (("arguments", spec.arguments), ("parameters", parameters), ("data", data)):
+            check_size(f"the {what} of job {index} of the request", entity, limit)
+    return data, parameters
 
 
 def _transfer(owner_id: int, job_id: int, app: AppTerms, state: JobState, name: str, remote: str) -> dict[str, Any]:

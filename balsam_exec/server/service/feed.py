@@ -52,25 +52,29 @@ class Told(NamedTuple):
     complete: bool
 
 
-def read_feed(connection: Connection, owner_id: int, after: int | None, query: FeedQuery) -> Told:
-    """The events after that id; without one none, only the present end of the feed."""
+def read_feed(
+    connection: Connection, owner_id: int, after: int | None, query: FeedQuery, largest: int = MAX_ENTITY
+) -> Told:
+    """The events after that id; without one none, only the present end of the feed. `largest` bounds results."""
     head = store.head(connection, owner_id)
     if after is None or after >= head:
         return Told(head if after is None else after, [], True)
     events = store.after(connection, owner_id, after, head, query)
     complete = len(events) < query.limit
     if query.include_results:
-        events, all_of_them = _with_results(connection, events)
+        events, all_of_them = _with_results(connection, events, largest)
         complete = complete and all_of_them
     return Told(head if complete else events[-1]["id"], events, complete)
 
 
-def _with_results(connection: Connection, events: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
+def _with_results(
+    connection: Connection, events: list[dict[str, Any]], largest: int
+) -> tuple[list[dict[str, Any]], bool]:
     """The events with their results, as many as the budget allows but at least one; and whether these are all."""
     ending = {event["subject_id"] for event in events if _ends(event)}
     if not ending:
         return events, True
-    sizes = _sizes(connection, ending)
+    sizes = _sizes(connection, ending, largest)
     budget = BUDGET
     kept = events
     for index, event in enumerate(events):
@@ -85,9 +89,9 @@ def _with_results(connection: Connection, events: list[dict[str, Any]]) -> tuple
     return kept, len(kept) == len(events)
 
 
-def _sizes(connection: Connection, ids: Collection[int]) -> dict[int, int]:
+def _sizes(connection: Connection, ids: Collection[int], largest: int) -> dict[int, int]:
     """How large the results of the jobs are; nothing where they cannot be too large together."""
-    return store.result_sizes(connection, ids) if len(ids) * 2 * MAX_ENTITY > BUDGET else {}
+    return store.result_sizes(connection, ids) if len(ids) * 2 * largest > BUDGET else {}
 
 
 def _ends(event: Mapping[str, Any]) -> bool:
@@ -100,10 +104,12 @@ def _plain(state: str, return_code: int | None) -> dict[str, Any]:
     return {"ok": ok, "error": "" if ok else f"the job ended as {state}", "return_code": return_code}
 
 
-def results(connection: Connection, owner_id: int, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
+def results(
+    connection: Connection, owner_id: int, ids: Iterable[int], largest: int = MAX_ENTITY
+) -> dict[int, dict[str, Any]]:
     """How those of the jobs that have ended did, up to the budget: who misses one asks again."""
     ended = store.ended(connection, owner_id, sorted(set(ids)))
-    sizes = _sizes(connection, ended)
+    sizes = _sizes(connection, ended, largest)
     budget = BUDGET
     chosen: list[int] = []
     for job_id in ended:

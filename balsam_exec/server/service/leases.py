@@ -12,6 +12,7 @@ from balsam_exec.model.sessions import AcquireRequest, Heartbeat, Report
 from balsam_exec.model.states import RUNNABLE, WAITING, Actor, JobState, check
 from balsam_exec.server.hub import Hub
 from balsam_exec.server.service.moves import Moves
+from balsam_exec.server.service.sizes import check_size
 from balsam_exec.server.service.unit import Unit, work_at
 from balsam_exec.server.store import jobs as job_store
 from balsam_exec.server.store import leases as store
@@ -139,7 +140,7 @@ def acquire(unit: Unit, owner_id: int, session_id: int, request: AcquireRequest,
     if key is not None and session.acquire_key == key:
         ids, drained = session.acquired_ids or [], False
     else:
-        ids, drained = store.lease(unit.connection, session.site_id, session_id, request, BUDGET)
+        ids, drained = store.lease(unit.connection, session.site_id, session_id, request, BUDGET, unit.max_entity)
         if ids and key is not None:
             store.remember(unit.connection, session_id, key, ids)
     jobs = store.leased(unit.connection, session_id, ids) if ids else []
@@ -151,7 +152,7 @@ def acquire(unit: Unit, owner_id: int, session_id: int, request: AcquireRequest,
 def report(unit: Unit, owner_id: int, session_id: int, reports: Sequence[Report]) -> None:
     """Record what happened to leased jobs; all of it, or nothing.
 
-    Raises StaleLease naming the jobs whose lease is over, IllegalTransition, NotFound (the session).
+    Raises StaleLease naming the jobs whose lease is over, IllegalTransition, TooLarge, NotFound (the session).
     """
     session = _living(unit, owner_id, session_id)
     jobs = job_store.lock(unit.connection, owner_id, (report.job_id for report in reports))
@@ -162,6 +163,9 @@ def report(unit: Unit, owner_id: int, session_id: int, reports: Sequence[Report]
         if job is None or verdict is Verdict.STALE:
             stale.add(item.job_id)
         elif verdict is Verdict.APPLY:
+            if item.result is not None:
+                check_size(f"the result of job {job.id}", item.result.value, unit.max_entity)
+                check_size(f"the exception of job {job.id}", item.result.exception, unit.max_entity)
             result = _apply(moves, job, item, session.batch_job_id)
             if result is not None:
                 results.append(result)

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Concatenate, ParamSpec, TypeVar
 
+from balsam_exec.model.base import MAX_ENTITY
 from balsam_exec.server.hub import Hub
 from balsam_exec.server.service.unit import Unit
 from balsam_exec.server.store.database import Connection, Database
@@ -24,10 +25,13 @@ def clock() -> int:
 class Runtime:
     """What the routes and the reaper work with: the database and the hub of one server process."""
 
-    def __init__(self, database: Database, hub: Hub, clock: Callable[[], int] = clock) -> None:
+    def __init__(
+        self, database: Database, hub: Hub, clock: Callable[[], int] = clock, max_entity: int = MAX_ENTITY
+    ) -> None:
         self.database = database
         self.hub = hub
         self.clock = clock
+        self.max_entity = max_entity  #: the largest serialized entity, in bytes
         #: Names this process to the others, so that it does not wake itself twice.
         self.sender = uuid.uuid4().hex[:12]
 
@@ -55,7 +59,7 @@ class Runtime:
         """The use case in a transaction of this thread. Who waits for its topics is woken after the commit."""
 
         def work(connection: Connection) -> tuple[T, Iterable[str]]:
-            unit = Unit(connection, self.clock())
+            unit = Unit(connection, self.clock(), self.max_entity)
             result = use_case(unit, *args, **kwargs)
             unit.flush()
             if unit.topics:

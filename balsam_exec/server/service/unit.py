@@ -69,9 +69,10 @@ def orders_for(session_id: int) -> str:
 class Unit:
     """Collects events, counts and topics; `flush` writes them as the last thing of the transaction."""
 
-    def __init__(self, connection: Connection, now: int) -> None:
+    def __init__(self, connection: Connection, now: int, max_entity: int) -> None:
         self.connection = connection
         self.now = now  #: microseconds since 1970
+        self.max_entity = max_entity  #: the largest serialized entity, in bytes
         self.topics: set[str] = set()
         self._events: list[tuple[Any, ...]] = []
         self._told: dict[tuple[int, str, str], set[int | None]] = {}  #: the marks of (owner, kind, state)

@@ -13,15 +13,19 @@ from balsam_exec.server.service import jobs as reading
 from balsam_exec.server.service import parents
 from balsam_exec.server.service.create import app_terms
 from balsam_exec.server.service.moves import Moves
+from balsam_exec.server.service.sizes import check_size
 from balsam_exec.server.service.unit import Unit, tag_marks
 from balsam_exec.server.store import filters, listing
 from balsam_exec.server.store import jobs as store
 from balsam_exec.server.store.jobs import JobRow
+from balsam_exec.server.store.types import encode
 
 #: Fields of a patch that live in `job_payloads`; `tags` has rows of its own besides.
 _PAYLOAD = frozenset(
     {"workdir", "tags", "data", "parameters", "arguments", "launch_params", "stdout", "stderr", "input_files"}
 )
+#: What has a limit to its size.
+_ENTITIES = ("arguments", "parameters", "data", "state_data")
 #: Output files and their usual names, which are stored as NULL.
 _OUTPUTS = {"stdout": STDOUT, "stderr": ""}
 #: Fields that may change while a launcher holds the job.
@@ -107,12 +111,19 @@ def _apply(unit: Unit, moves: Moves, jobs: Sequence[JobRow], patch: JobPatch) ->
     """One patch to some jobs of one owner."""
     if not jobs:
         return
+    _check_sizes(jobs[0].id, patch, unit.max_entity)
     _change_fields(unit, jobs, patch)
     parents.change_terms(unit, moves, jobs, patch)
     _change_states(moves, jobs, patch)
     if parents.concerned(patch):
         for job in jobs:
             moves.reconsider(job)
+
+
+def _check_sizes(job_id: int, patch: JobPatch, limit: int) -> None:
+    for name in _ENTITIES:
+        value = getattr(patch, name)
+        check_size(f"the {name} of job {job_id}", value if isinstance(value, bytes) else encode(value), limit)
 
 
 def _change_states(moves: Moves, jobs: Sequence[JobRow], patch: JobPatch) -> None:
