@@ -148,7 +148,6 @@ class BalsamPoolExecutor(_Submitter):
                 site_id=at,
                 num_nodes=num_nodes,
                 wall_time_min=wall_time_min,
-                job_mode="serial",
                 queue=queue,
                 project=project,
                 optional_params=dict(optional_params or {}),

@@ -88,9 +88,12 @@ def _fail(directory: str, rank: int | None, frame: bytes) -> None:
         _leave(directory, name, frame)
         with suppress(FileExistsError):  # another one was first
             os.symlink(name, os.path.join(directory, "failure"))
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+    except OSError:
+        traceback.print_exc()
     finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, ValueError, OSError):  # None, closed, or the disk is full
+                stream.flush()
         # An exit code would not do: MPICH waits for the others where this one has not initialized MPI.
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -51,6 +51,7 @@ def test_longer_jobs_come_first_then_older_ones(world: World) -> None:
         ({"ranks_per_node": 2}, {"serial_only": True}, False),
         ({"gpus_per_rank": 1}, {}, False),
         ({"gpus_per_rank": 0.5, "ranks_per_node": 4}, {"max_gpus_per_node": 2}, True),
+        ({"gpus_per_rank": 7 / 25, "ranks_per_node": 25}, {"max_gpus_per_node": 7}, True),
         ({"gpus_per_rank": 0.5, "ranks_per_node": 4}, {"max_gpus_per_node": 1.5}, False),
         ({"wall_time_min": 10}, {"max_wall_time_min": 9}, False),
         ({"wall_time_min": 10}, {"max_wall_time_min": 10}, True),
