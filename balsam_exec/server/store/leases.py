@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
 
-from balsam_exec.model.base import MAX_BULK, MAX_ENTITY
+from balsam_exec.model.base import MAX_BULK
 from balsam_exec.model.queries import Query
 from balsam_exec.model.sessions import AcquireRequest, SessionSpec
 from balsam_exec.server.store import filters
@@ -112,9 +112,10 @@ def _runnable(serial_only: bool, tags: tuple[tuple[str, str], ...]) -> Prepared:
 
 
 def lease(
-    connection: Connection, site_id: int, session_id: int, request: AcquireRequest, budget: int
+    connection: Connection, site_id: int, session_id: int, request: AcquireRequest, budget: int, largest: int
 ) -> tuple[list[int], bool]:
-    """Lease the most urgent jobs that fit: at most `request.max_jobs`, and `budget` bytes of arguments.
+    """Lease the most urgent jobs that fit: at most `request.max_jobs`, and `budget` bytes of arguments, of which a job
+    has at most `largest`.
 
     Returns their ids, and whether there are no more.
     """
@@ -122,7 +123,7 @@ def lease(
     found = ids = [row.id for row in query.rows(connection, parameters)]
     if not ids:
         return [], True
-    if len(ids) * MAX_ENTITY > budget:
+    if len(ids) * largest > budget:
         ids = _within(budget, ids, dict(connection.execute(_SIZES, {"ids": ids}).all()))
     _LEASE.run(connection, {"ids": ids, "session": session_id})
     return ids, len(found) < request.max_jobs and len(ids) == len(found)
