@@ -103,7 +103,7 @@ def loads(data: bytes, names: dict[str, Any] | None = None) -> Any:
     except CodecError:
         raise
     except Exception as exc:
-        raise CodecError(f"cannot load a payload{_made_by(stamp)}: {type(exc).__name__}: {exc}") from exc
+        raise CodecError(f"cannot load a payload{_made_by(stamp)}: {type(exc).__name__}: {exc}{_hint(stamp)}") from exc
 
 
 def dump_app(cls: type, base: type) -> bytes:
@@ -194,8 +194,21 @@ def _made_by(stamp: list[str]) -> str:
     if len(stamp) < 4:
         return f" in {here}"
     name = codec_name(stamp[1])
-    found = getattr(sys.modules.get(name), "__version__", "none")
-    return f" of Python {stamp[2]} with {name} {stamp[3]} in {here} with {name} {found}"
+    return f" of Python {stamp[2]} with {name} {stamp[3]} in {here} with {name} {_version(name)}"
+
+
+def _hint(stamp: list[str]) -> str:
+    """What to do about a payload that does not load, where it was made by other versions than we have."""
+    if len(stamp) < 4:
+        return ""
+    name = codec_name(stamp[1])
+    if stamp[3] != _version(name):
+        return f" (if it is for the version: {sys.executable} -m pip install {name}=={stamp[3]})"
+    return f" (if it is for the version: set python_exe to a Python {stamp[2]})" if stamp[2] != PYTHON else ""
+
+
+def _version(name: str) -> str:
+    return getattr(sys.modules.get(name), "__version__", "none")
 
 
 def _check_python(stamp: list[str], body: memoryview) -> None:

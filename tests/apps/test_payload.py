@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 import datetime
+import re
 import subprocess
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import dill
 import numpy as np
 import pytest
 
@@ -175,6 +177,17 @@ def test_code_of_another_python_is_refused_before_it_is_loaded(dump: Any) -> Non
 def test_what_does_not_load_says_who_made_it_and_who_tried() -> None:
     with pytest.raises(PayloadError, match=r"of Python 3\.11 with dill 0\.3\.1 in Python .* with dill \d"):
         payload.load(b"bx1 d 3.11 0.3.1\ngarbage")
+
+
+def test_what_does_not_load_and_was_made_by_other_versions_says_which_to_install() -> None:
+    with pytest.raises(PayloadError, match=rf"{re.escape(sys.executable)} -m pip install dill==0\.3\.1\)"):
+        payload.load(f"bx1 d {codec.PYTHON} 0.3.1\ngarbage".encode())
+    here = f"bx1 d 3.8 {dill.__version__}\ngarbage"
+    with pytest.raises(PayloadError, match=r"set python_exe to a Python 3\.8\)"):
+        payload.load(here.encode())
+    with pytest.raises(PayloadError) as caught:
+        payload.load(here.replace("3.8", codec.PYTHON).encode())
+    assert "if it is for the version" not in str(caught.value)
 
 
 def test_data_of_another_python_is_welcome() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dill
 import pytest
 
-from balsam_exec.apps import payload
+from balsam_exec.apps import codec, payload
 from balsam_exec.model.apps import AppRecord, Isolation
 from balsam_exec.model.base import MAX_ENTITY
 from balsam_exec.model.errors import JobFailed, PayloadError, TooLarge, WorkerDied
@@ -393,6 +396,45 @@ def test_python_exe_may_be_a_python_without_this_package(service: FakeService, l
         payload.load_result(service.results[by_value])
     with pytest.raises(PayloadError, match=f"{python} has no dill: install it there"):
         payload.load_result(service.results[own])
+
+
+def other_pythons() -> list[str]:
+    """Interpreters of other versions on this machine, one of each."""
+    names = [f"python3.{minor}" for minor in range(8, 20) if minor != sys.version_info[1]]
+    of_pyenv = Path("~/.pyenv/versions").expanduser()  # not its shims, which work only where they are chosen
+    found = [next(of_pyenv.glob(f"{name[6:]}.*/bin/{name}"), None) or shutil.which(name) for name in names]
+    return [str(path) for path in found if path and "shims" not in Path(path).parts]
+
+
+@pytest.mark.parametrize("python", other_pythons() or [pytest.param("", marks=pytest.mark.skip("there is only one"))])
+def test_another_python_runs_what_it_can_and_refuses_the_rest(
+    service: FakeService, launch: Launch, tmp_path: Path, python: str
+) -> None:
+    """Code of another version may crash an interpreter, so it must not even be loaded."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/dill").symlink_to(Path(dill.__file__).parent)
+    (tmp_path / "lib/shared.py").write_text(
+        "import sys\ndef version(): return sys.version_info[1]\nclass Shared:\n    run = lambda self: version()\n"
+    )
+    sys.path.append(str(tmp_path / "lib"))
+    try:
+        shared = importlib.import_module("shared").Shared
+        fields = {"python_exe": python, "environment_variables": {"PYTHONPATH": str(tmp_path / "lib")}}
+        by_reference = app_of(service, shared, **fields)
+    finally:
+        sys.path.remove(str(tmp_path / "lib"))
+        sys.modules.pop("shared", None)
+    by_value = app_of(service, type("App", (), {"run": lambda self: 1}), **fields)
+    launch()
+    jobs = [service.add_job(app) for app in (by_value, by_reference, by_value)]
+    service.wait(jobs)
+    mine, theirs = (re.escape(f"Python {version}") for version in (codec.PYTHON, python.rpartition("python")[2]))
+    for refused in (jobs[0], jobs[2]):
+        with pytest.raises(
+            PayloadError, match=f"compiled by {mine}, and this is {theirs} .*: set python_exe to a {mine}"
+        ):
+            payload.load_result(service.results[refused])
+    assert payload.load_result(service.results[jobs[1]]) == int(python.rpartition(".")[2])
 
 
 @pytest.mark.parametrize(("python", "error"), [("/no/such/python", "No such file"), ("/bin/false", "exit code 1")])
