@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from posixpath import normpath
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator
@@ -62,7 +63,8 @@ def check_launch_params(value: dict[str, str]) -> dict[str, str]:
 def check_workdir(value: str) -> str:
     if value.startswith("/") or ".." in value.split("/"):
         raise ValueError("a workdir is relative to the site's data directory, without '..'")
-    return value
+    # One directory, one name, so that jobs that share it can be found by it.
+    return normpath(value) if "//" in value or "/." in value or value[:2] == "./" or value[-1:] == "/" else value
 
 
 def check_output(value: str) -> str:

@@ -268,6 +268,14 @@ def test_a_workdir_that_jobs_share_is_cleaned_when_the_last_has_finished(bench: 
     assert bench.progress().postponed == {}
 
 
+def test_a_workdir_is_shared_however_it_is_spelled(bench: Bench) -> None:
+    finished, other = bench.job("w"), bench.job("./w//.")
+    assert bench.service.job(other).workdir == "w"
+    bench.end(finished)
+    bench.clean()
+    assert bench.there("w/a.h5")
+
+
 def test_a_job_that_was_deleted_holds_up_nobody(bench: Bench) -> None:
     finished, other = bench.job(), bench.job()
     bench.end(finished)
