@@ -24,8 +24,7 @@ from balsam_exec.server.store.jobs import JobRow
 
 def work(connection: Connection, owner_id: int, site_id: int, query: HookQuery) -> dict[str, Any]:
     """A `HookWork`: jobs that wait for the site, and which of the known visits are over. Raises NotFound (the site)."""
-    if site_store.site(connection, owner_id, site_id) is None:
-        raise NotFound(f"there is no site {site_id}")
+    _check_site(connection, owner_id, site_id)
     known = set(query.known)
     found = {Visit(*row) for row in store.waiting(connection, owner_id, site_id, query.limit + len(known))}
     unsure = known - found
@@ -35,6 +34,11 @@ def work(connection: Connection, owner_id: int, site_id: int, query: HookQuery) 
         "jobs": _jobs(connection, owner_id, sorted(found - known)[: query.limit]),
         "over": sorted(unsure - standing),
     }
+
+
+def _check_site(connection: Connection, owner_id: int, site_id: int) -> None:
+    if site_store.site(connection, owner_id, site_id) is None:
+        raise NotFound(f"there is no site {site_id}")
 
 
 def _jobs(connection: Connection, owner_id: int, visits: Sequence[Visit]) -> list[dict[str, Any]]:
@@ -55,8 +59,10 @@ def _jobs(connection: Connection, owner_id: int, visits: Sequence[Visit]) -> lis
 def record(unit: Unit, owner_id: int, site_id: int, reports: Sequence[HookReport]) -> dict[str, Any]:
     """What came of some visits; those that are over are dropped.
 
-    Raises InvalidRequest, IllegalTransition for changes that cannot be made, and then nothing is recorded.
+    Raises NotFound (the site), InvalidRequest, IllegalTransition for changes that cannot be made, and then nothing is
+    recorded.
     """
+    _check_site(unit.connection, owner_id, site_id)
     jobs = job_store.lock(unit.connection, owner_id, (report.visit.job_id for report in reports))
     patches, late, failures = [], [], []
     for visit, patch in ((report.visit, report.patch) for report in reports):
