@@ -56,7 +56,6 @@ class Node(NamedTuple):
     cores: int  #: as a set of bits
     gpus: tuple[int, ...]  #: of each GPU, in units of WHOLE
     occupancy: int = WHOLE
-    jobs: int = 0
 
     @classmethod
     def empty(cls, spec: NodeSpec) -> Node:
@@ -144,8 +143,6 @@ def cpus_of_ranks(job: Resources, share: Share, spec: NodeSpec) -> tuple[Core, .
 def _share(index: int, node: Node, need: Need) -> Share | None:
     cores, occupancy = need.cores, need.occupancy
     if cores > node.spec.cores:  # it runs all the same, but alone
-        if node.jobs:
-            return None
         cores, occupancy = node.spec.cores, WHOLE
     if occupancy > node.occupancy or cores > node.cores.bit_count():
         return None
@@ -209,10 +206,10 @@ def _lowest(mask: int, count: int) -> int:
 def _change(nodes: tuple[Node, ...], placement: Placement, sign: int) -> tuple[Node, ...]:
     changed = list(nodes)
     for share in placement.shares:
-        spec, cores, gpus, occupancy, jobs = changed[share.node]
+        spec, cores, gpus, occupancy = changed[share.node]
         if share.gpus:
             taken = dict(share.gpus)
             gpus = tuple(units + sign * taken.get(index, 0) for index, units in enumerate(gpus))
         # The bits of a share are free before and taken after, or the other way round.
-        changed[share.node] = Node(spec, cores ^ share.cores, gpus, occupancy + sign * share.occupancy, jobs - sign)
+        changed[share.node] = Node(spec, cores ^ share.cores, gpus, occupancy + sign * share.occupancy)
     return tuple(changed)

@@ -30,7 +30,7 @@ from balsam_exec.launcher.events import (
     Start,
 )
 from balsam_exec.launcher.pilot import Pilot, Terms
-from balsam_exec.launcher.placement import place
+from balsam_exec.launcher.placement import Node, place
 from balsam_exec.model.jobs import Result
 from balsam_exec.model.sessions import LeasedJob, Report
 from balsam_exec.model.states import JobState
@@ -410,7 +410,7 @@ class World:
         pilot = self.ship.pilot
         free = pilot._nodes[0]
         assert free.occupancy >= 0
-        assert free.jobs == len(self.alive)
+        assert (free == Node.empty(free.spec)) == (not self.alive)
         waiting = pilot._backlog.values()
         if all(self.ship.now - each.since <= TERMS.patience for each in waiting):
             assert not any(place(pilot._nodes, each.need) for each in waiting), "a free fit is left unused"

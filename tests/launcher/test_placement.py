@@ -56,6 +56,7 @@ def fill(free: tuple[Node, ...], **resources: float) -> list[Placement]:
         ({"node_packing_count": 64, "gpus_per_rank": 1}, 2),
         ({"node_packing_count": 64, "gpus_per_rank": 0.5}, 4),
         ({"node_packing_count": 64, "gpus_per_rank": 1 / 3}, 6),
+        ({"node_packing_count": 64, "gpus_per_rank": 1 / 6}, 12),
         ({"node_packing_count": 64, "gpus_per_rank": 1.5}, 1),
         ({"node_packing_count": 64, "gpus_per_rank": 3}, 0),
         ({"num_nodes": 2}, 0),
@@ -111,6 +112,7 @@ def test_bound_jobs_of_one_core_have_it_for_themselves() -> None:
         (3, 0.5, (0.75, 1), {0: 0.5, 1: 1}),
         (3, 0.5, (0.75, 0.75, 0.75), {0: 0.5, 1: 0.5, 2: 0.5}),
         (3, 0.5, (0.75, 0.75, 0.25), None),
+        (3, 0.25, (0.75,), {0: 0.75}),
         (2, 0.75, (1, 0.5), None),
         (1, 1.5, (0.5, 1), {0: 0.5, 1: 1}),
         (2, 1.5, (1, 1, 1), {0: 1, 1: 1, 2: 1}),
@@ -173,7 +175,7 @@ SHAPES = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 3)), min_size=1, m
 def fits(node: Node, need: Need) -> bool:
     """Whether there is any way to have the job on this node: all are tried."""
     if need.cores > node.spec.cores:
-        return node.jobs == 0 and gpus_fit(tuple(sorted(node.gpus)), need, need.ranks)
+        return node.occupancy == WHOLE and gpus_fit(tuple(sorted(node.gpus)), need, need.ranks)
     enough = need.occupancy <= node.occupancy and need.cores <= node.cores.bit_count()
     return enough and gpus_fit(tuple(sorted(node.gpus)), need, need.ranks)
 
@@ -235,7 +237,6 @@ def check_sharing(free: tuple[Node, ...], running: list[tuple[Need, Placement]])
     """That all is where it is once, and what is free is what nobody has."""
     for index, node in enumerate(free):
         here = [share for _, placement in running for share in placement.shares if share.node == index]
-        assert node.jobs == len(here)
         cores = node.cores
         for share in here:
             assert not cores & share.cores, "a core is free and taken, or taken twice"
