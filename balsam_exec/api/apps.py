@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -42,6 +42,8 @@ class ApplicationDefinition(definition.ApplicationDefinition):
     """
 
     __app_id__: ClassVar[_AppId] = _AppId()
+    #: What a class that was loaded has of methods where it is registered, though not here.
+    _hooks_at_site: ClassVar[Sequence[str]] = ()
 
     @classmethod
     def sync(cls) -> None:
@@ -139,6 +141,11 @@ def app_spec_of(app: type, client: Client) -> AppSpec:
         raise InvalidRequest(f"{app.__name__} is no subclass of ApplicationDefinition")
     if app.site is None:
         raise InvalidRequest(f'{app.__name__} needs a site: set the class attribute, such as site = "my-site"')
+    if elsewhere := [hook for hook in app._hooks_at_site if not hasattr(app, hook)]:
+        raise InvalidRequest(
+            f"{app.__name__} was loaded from its site without the code of {', '.join(elsewhere)}: sync it where it is "
+            "defined"
+        )
     return definition.app_spec(app, client.site_id(app.site), ApplicationDefinition)
 
 
@@ -174,5 +181,6 @@ def _class_of(record: AppRecord, site: Any) -> type[ApplicationDefinition]:
         "cleanup_files": record.cleanup_files,
         "python_exe": record.python_exe,
         "isolation": record.isolation,
+        "_hooks_at_site": record.hooks,
     }
     return type(record.name, (ApplicationDefinition,), attributes)

@@ -239,6 +239,25 @@ def test_apps_can_be_loaded_and_used_without_their_code(echo: Any, divide: Any, 
         apps["Divide"].submit("w", z=9).result(timeout=20)
 
 
+def test_a_loaded_app_is_not_registered_without_its_methods(echo: Any, site: Site) -> None:
+    class Careful(ApplicationDefinition):
+        command_template = "true"
+
+        def handle_error(self) -> None:
+            self.job.state = "RESTART_READY"
+
+    Careful.site = site
+    for app in (Careful, echo):
+        app.sync()
+    before = App.objects.get(name="Careful", site=site)
+    apps = ApplicationDefinition.load_by_site(site)
+    with pytest.raises(InvalidRequest, match=r"without the code of handle_error: sync it where it is defined"):
+        apps["Careful"].sync()
+    assert apps["Careful"].submit("w").app_id == before.id
+    apps["Echo"].sync()
+    assert {app.name: app.digest for app in App.objects.filter(site=site)}["Careful"] == before.digest
+
+
 def test_renaming(echo: Any, site: Site) -> None:
     job = echo.submit("w", words="x")
     echo.rename("Parrot")

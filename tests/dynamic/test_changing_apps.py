@@ -10,6 +10,7 @@ import pytest
 
 from balsam_exec import ApplicationDefinition, EventLog, Job
 from balsam_exec.api import App
+from balsam_exec.model.errors import DoesNotExist
 from balsam_exec.model.states import JobState
 from tests.launcher.conftest import Running
 from tests.launcher.fake_service import FakeService
@@ -58,6 +59,26 @@ def test_a_command_that_changes_and_changes_back(deployment: Any) -> None:
         jobs.append((version_of(job), (job.resolve_workdir(deployment.home / "site/data") / "job.out").read_text()))
     assert [output for _, output in jobs] == ["old\n0\n", "new\n1\n", "old\n2\n"]
     assert jobs[0][0] == jobs[2][0] != jobs[1][0]
+
+
+@pytest.mark.usefixtures("allocation")
+def test_an_app_that_is_renamed_while_jobs_of_it_wait() -> None:
+    class Original(ApplicationDefinition):
+        site = "local"
+
+        def run(self, x: int) -> int:
+            return 2 * x
+
+    first = Original.submit("w", x=1)
+    first.result(DEADLINE)
+    waiting = Original.submit("w", x=2, parent_ids=[Original.submit("w", x=0)])
+    Original.rename("Renamed")
+    after = Job("w", "Renamed", "local", parameters={"x": 3})
+    after.save()
+    assert [job.result(DEADLINE) for job in (waiting, after, Original.submit("w", x=4))] == [4, 6, 8]
+    assert after.app_id == first.app_id
+    with pytest.raises(DoesNotExist, match="Original"):
+        Job("w", "Original", "local").save()
 
 
 @pytest.mark.usefixtures("allocation")
