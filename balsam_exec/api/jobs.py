@@ -57,7 +57,7 @@ JOB_FIELDS = frozenset(JobFields.__annotations__)
 
 
 #: Fields that whoever made a record may have left for the service to say.
-_ASKED_FOR = frozenset({"created", "last_update", "parent_ids", "transfers", "input_files"})
+_ASKED_FOR = frozenset({"created", "last_update", "parent_ids", "transfers", "input_files", "root_cause"})
 
 
 class WaitResult(NamedTuple):
@@ -359,7 +359,7 @@ class Job(Resource):
         if record is not None and name not in self._values:
             if name == "parameters" and record.arguments is not None:
                 return self._decoded()
-            if name in _ASKED_FOR and getattr(record, name) is None:
+            if name in _ASKED_FOR and getattr(record, name) is record.created is None:
                 self._seen(self._own_client.service.job(record.id))
         return super()._value(name)
 
@@ -431,9 +431,7 @@ class Job(Resource):
         record: AppRecord = app(ref, self._site)
         parameters, arguments = encoded_input(ref, record, given.pop("parameters", None) or {})
         self._check_size(arguments)
-        for parent in given.pop("parent_ids", None) or ():
-            if not isinstance(parent, (int, Job)):
-                raise InvalidRequest(f"parent_ids takes jobs and their ids, not {parent!r}")
+        _check_parents(given.pop("parent_ids", None) or ())
         given.update(app_id=record.id, parameters=parameters, arguments=arguments)
         if data := given.get("data"):
             _require_json(data)
@@ -460,10 +458,6 @@ def _create(client: Client, drafts: Sequence[tuple[Job, tuple[JobSpec, AppRecord
         job._loaded(JobRecord.model_construct(**values))
 
 
-def _require_json(data: Json) -> None:
-    try:
-        json.dumps(data, allow_nan=False)
-    except (TypeError, ValueError) as error:
 def _check_parents(given: Iterable[Any]) -> None:
     for parent in given:
         if not isinstance(parent, (int, Job)):
@@ -476,4 +470,8 @@ def _ids_of(parents: Iterable[Any]) -> list[int]:
     return sorted({one._saved_id() if isinstance(one, Job) else one for one in given})
 
 
+def _require_json(data: Json) -> None:
+    try:
+        json.dumps(data, allow_nan=False)
+    except (TypeError, ValueError) as error:
         raise InvalidRequest(f"job.data is sent as JSON, and this is not: {error}") from None
