@@ -56,7 +56,7 @@ class JobFields(TypedDict, total=False):
 JOB_FIELDS = frozenset(JobFields.__annotations__)
 
 
-#: Fields that whoever made a record may have left for the service to say.
+#: Fields that whoever made a record, without `created`, may have left for the service to say.
 _ASKED_FOR = frozenset({"created", "last_update", "parent_ids", "transfers", "input_files", "root_cause"})
 
 
@@ -359,7 +359,7 @@ class Job(Resource):
         if record is not None and name not in self._values:
             if name == "parameters" and record.arguments is not None:
                 return self._decoded()
-            if name in _ASKED_FOR and getattr(record, name) is record.created is None:
+            if name in _ASKED_FOR and record.created is None and getattr(record, name) is None:
                 self._seen(self._own_client.service.job(record.id))
         return super()._value(name)
 
