@@ -107,13 +107,18 @@ def cli() -> str:
 
 
 def settings(model: type[BaseModel]) -> str:
+    return table(["setting", "type", "default", "means"], setting_rows(model))
+
+
+def setting_rows(model: type[BaseModel], section: str = "") -> Iterator[list[object]]:
     said = comments(model)
     kinds = inspect.get_annotations(model)
-    rows = []
     for name, field in model.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            yield from setting_rows(type(field.default), f"{section}{name}.")
+            continue
         default = "required" if field.is_required() else f"`{field.default}`"
-        rows.append([f"`{name}`", f"`{kinds[name]}`", default, said.get(name, "")])
-    return table(["setting", "type", "default", "means"], rows)
+        yield [f"`{section}{name}`", f"`{kinds[name]}`", default, said.get(name, "")]
 
 
 def site_settings() -> str:
