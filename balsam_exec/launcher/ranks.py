@@ -12,9 +12,10 @@ from balsam_exec.apps import codec
 from balsam_exec.launcher import outcomes, worker
 from balsam_exec.launcher.commands import CommandRunner
 from balsam_exec.launcher.events import Outcome
-from balsam_exec.launcher.surroundings import Surroundings
+from balsam_exec.launcher.surroundings import Surroundings, in_shell
 from balsam_exec.launcher.workers import NO_ARGUMENTS
 from balsam_exec.model.apps import AppRecord
+from balsam_exec.model.errors import BalsamError
 from balsam_exec.model.sessions import LeasedJob
 
 _RANK = Path(__file__).with_name("rank.py")
@@ -36,9 +37,13 @@ class RankRunner:
         exchange = self._directory / str(job.id)
         shutil.rmtree(exchange, ignore_errors=True)  # of a launcher that was killed
         exchange.mkdir(mode=0o700, parents=True)
-        (exchange / "call").write_bytes(pickle.dumps((app.payload, job.arguments or NO_ARGUMENTS), protocol=4))
         words = [*prefix, python, str(_RANK), str(exchange), str(job.ranks), str(self._limit), codec.__file__]
-        self._commands.run(job, words, around, partial(_conclude, exchange, job.ranks))
+        try:
+            (exchange / "call").write_bytes(pickle.dumps((app.payload, job.arguments or NO_ARGUMENTS), protocol=4))
+            self._commands.run(job, in_shell(around.preamble, words), around, partial(_conclude, exchange, job.ranks))
+        except (BalsamError, OSError):
+            shutil.rmtree(exchange, ignore_errors=True)
+            raise
 
 
 def _conclude(exchange: Path, ranks: int, return_code: int, *outputs: tuple[Path, int]) -> Outcome:

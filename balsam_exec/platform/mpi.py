@@ -38,16 +38,18 @@ def launch_prefix(
     binding: Sequence[Sequence[int]] = (),
     launcher: Launcher = "mpiexec",
     python: str | None = None,
+    path_may_change: bool = False,
 ) -> list[str]:
     """The words before a command that start it on all its ranks; none for a single rank.
 
     `launch_params` of the job go to the MPI launcher as they are, key then value, all but those that are ours.
     `binding` are the CPUs of each rank of a node, empty: any. `launcher` is looked for on the PATH of `environ`, then
-    beside this Python, or else beside `python`, that of the ranks, first. Raises ConfigurationError if it is not there.
+    beside this Python, or else beside `python`, that of the ranks, first. Raises ConfigurationError if it is not there,
+    unless the PATH may change before it is started.
     """
     if resources.ranks == 1:
         return []
-    program = _find(launcher, environ.get("PATH"), python)
+    program = _find(launcher, environ.get("PATH"), python) or (launcher if path_may_change else None)
     if program is None:
         raise ConfigurationError(
             f"the job wants {resources.ranks} ranks and there is no {launcher} on the PATH here: "

@@ -211,6 +211,13 @@ def test_an_interpreter_that_does_not_exist(service: FakeService, launch: Launch
     assert "/no/python" in service.results[job].error
 
 
+def test_a_job_without_a_workdir(world: World) -> None:
+    (world.site / "data").mkdir()
+    (world.site / "data/w").touch()
+    with pytest.raises(JobFailed, match=r"could not be started: (Not a directory|File exists)"):
+        world.run(os.getpid)
+
+
 # --- kills
 
 
