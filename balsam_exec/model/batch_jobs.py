@@ -10,6 +10,8 @@ from balsam_exec.model.base import Id, Json, Record, Tags, Timestamp, Wire
 from balsam_exec.model.states import BatchJobState
 
 JobMode = Literal["mpi", "serial"]
+#: Who asked for an allocation.
+Origin = Literal["user", "elastic_queue", "queue_maintainer"]
 
 
 class Partition(Wire):
@@ -33,6 +35,7 @@ class BatchJobSpec(Wire):
     filter_tags: Tags = {}  #: run only jobs that carry all of these
     partitions: list[Partition] = []
     idle_ttl_sec: int | None = Field(default=None, ge=0)  #: end after so long without work; None: the site's setting
+    origin: Origin = "user"
 
     @model_validator(mode="after")
     def _partitions_fit(self) -> Self:
