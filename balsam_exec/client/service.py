@@ -17,6 +17,7 @@ from balsam_exec.client.lookups import adapter, build, url_params
 from balsam_exec.client.transport import DEADLINE, READ_TIMEOUT, Transport
 from balsam_exec.model.apps import AppRecord, AppSpec
 from balsam_exec.model.auth import NewToken, TokenRecord, TokenSpec, UserRecord
+from balsam_exec.model.backlog import Backlog, BacklogQuery
 from balsam_exec.model.base import MAX_BULK, MAX_ENTITY, MIN_ENTITY_LIMIT, Count, Page
 from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord, BatchJobSpec
 from balsam_exec.model.errors import TooLarge
@@ -306,6 +307,10 @@ class Service:
         return self._call(HooksRecorded, "POST", path, body, idempotent=True, deadline=deadline).late
 
     # --- allocations
+
+    def backlog(self, site_id: int, query: BacklogQuery | None = None) -> Backlog:
+        """The site's runnable jobs and those that launchers hold, counted by what they need."""
+        return self._call(Backlog, "GET", f"/sites/{site_id}/backlog", query=query or BacklogQuery())
 
     def batch_jobs(self, query: Query | None = None, **lookups: Any) -> Page[BatchJobRecord]:
         return self._call(Page[BatchJobRecord], "GET", "/batch-jobs", query=_query(BatchJobQuery, query, lookups))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from balsam_exec.model.backlog import Backlog, BacklogQuery
 from balsam_exec.model.base import Page
 from balsam_exec.model.queries import Query, SiteQuery
 from balsam_exec.model.sites import SitePatch, SiteRecord, SiteSpec
 from balsam_exec.server.auth import User
 from balsam_exec.server.routes.http import Body, PathId, QueryString, answer, described, empty, runtime
-from balsam_exec.server.service import sites
+from balsam_exec.server.service import backlog, sites
 
 router = APIRouter(prefix="/sites", tags=["sites"])
 
 QUERY = QueryString[Query](SiteQuery)
 SPEC = Body[SiteSpec](SiteSpec)
 PATCH = Body[SitePatch](SitePatch)
+BACKLOG = QueryString[BacklogQuery](BacklogQuery)
 
 
 @router.get("", **described(Page[SiteRecord], query=QUERY))
@@ -43,3 +45,10 @@ async def delete_site(request: Request, site_id: PathId, user: User) -> Response
     """With its apps and batch jobs; refused while it has jobs."""
     await runtime(request).write(sites.delete_site, user, site_id)
     return empty()
+
+
+@router.get("/{site_id}/backlog", **described(Backlog, query=BACKLOG))
+async def read_backlog(request: Request, site_id: PathId, user: User) -> Response:
+    """The site's runnable jobs and those that launchers hold, counted by what they need."""
+    query, app = BACKLOG.read(request), runtime(request)
+    return answer(await app.read(backlog.backlog, user, site_id, query, app.clock()))

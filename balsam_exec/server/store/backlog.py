@@ -1,0 +1,63 @@
+"""SQL that counts a site's jobs by what they need; each function is one statement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Float, bindparam, case, cast, func, select, text
+
+from balsam_exec.model.backlog import MAX_GROUPS
+from balsam_exec.model.states import JobState
+from balsam_exec.server.store.schema import RUNNABLE_UNLEASED, job_tags, jobs, sessions
+from balsam_exec.server.store.types import dicts
+
+_NEEDS = tuple(
+    jobs.c[name]
+    for name in (
+        *("num_nodes", "ranks_per_node", "threads_per_rank", "threads_per_core", "gpus_per_rank"),
+        *("node_packing_count", "wall_time_min"),
+    )
+)
+_RUNNABLE = (
+    select(*_NEEDS, func.count().label("count"))
+    .where(text(RUNNABLE_UNLEASED), jobs.c.site_id == bindparam("site"))
+    .group_by(*_NEEDS)
+    .order_by(*_NEEDS)
+    .limit(MAX_GROUPS)
+)
+_NOW = bindparam("now", type_=jobs.c.last_update.type)
+#: Clocks differ: what seems to have begun in the future has just begun.
+_ELAPSED = case(
+    ((jobs.c.state == JobState.RUNNING.value) & (jobs.c.last_update < _NOW), _NOW - jobs.c.last_update), else_=0
+)
+_HELD = (
+    select(
+        sessions.c.batch_job_id,
+        *_NEEDS,
+        func.count().label("count"),
+        (cast(func.sum(_ELAPSED), Float) / 1e6).label("elapsed_sec"),
+    )
+    .join(jobs, jobs.c.session_id == sessions.c.id)
+    .where(sessions.c.site_id == bindparam("site"), sessions.c.batch_job_id.is_not(None))
+    .group_by(sessions.c.batch_job_id, *_NEEDS)
+    .order_by(sessions.c.batch_job_id, *_NEEDS)
+    .limit(MAX_GROUPS)
+)
+
+
+def runnable(
+    connection: Connection, owner_id: int, site_id: int, tags: Sequence[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    """Groups of the jobs that no launcher holds, with all of the tags."""
+    query = _RUNNABLE
+    for key, value in tags:
+        tag = job_tags.alias()
+        where = (tag.c.owner_id == owner_id, tag.c.key == key, tag.c.value == value, tag.c.job_id == jobs.c.id)
+        query = query.where(select(tag.c.job_id).where(*where).exists())
+    return dicts(connection.execute(query, {"site": site_id}))
+
+
+def held(connection: Connection, site_id: int, now: int) -> list[dict[str, Any]]:
+    """Groups of the jobs that launchers hold, by batch job."""
+    return dicts(connection.execute(_HELD, {"site": site_id, "now": now}))
