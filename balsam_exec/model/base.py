@@ -17,8 +17,9 @@ MAX_BODY = 64 * 1024 * 1024
 #: The largest serialized entity (an app's code, a job's arguments, parameters or data, a result, an exception), in
 #: bytes, that a service takes which is not set otherwise (seed 001 "Technical Details": "the order of 100KB").
 MAX_ENTITY = 512 * 1024
-#: The bounds of what it can be set to.
+#: The least that this limit can be set to: what is no larger, every service takes.
 MIN_ENTITY_LIMIT = 64 * 1024
+#: The most that this limit can be set to, in bytes.
 MAX_ENTITY_LIMIT = 32 * 1024 * 1024
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]

@@ -137,7 +137,9 @@ def limits() -> str:
     from balsam_exec.model import base, files, jobs
 
     def size(value: int) -> str:
-        return f"{value // 2**20} MiB" if value % 2**20 == 0 else f"{value:,}"
+        if value % 2**10:
+            return f"{value:,}"
+        return f"{value // 2**20} MiB" if value % 2**20 == 0 else f"{value // 2**10} KiB"
 
     said = {**comments(base), **comments(jobs), **comments(files)}
     found = {**vars(base), **vars(jobs), **vars(files)}

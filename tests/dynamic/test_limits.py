@@ -133,6 +133,22 @@ def test_an_exception() -> None:
 
 
 @pytest.mark.usefixtures("allocation")
+def test_what_a_hook_sets() -> None:
+    class Hoarder(ApplicationDefinition):
+        site = "local"
+        command_template = "true"
+
+        def postprocess(self) -> None:
+            self.job.data = {"x": "y" * int(self.job.tags["size"])}
+            self.job.state = "POSTPROCESSED"
+
+    small, large = (Hoarder.submit("w", tags={"size": str(size)}) for size in (LIMIT - 8, LIMIT))
+    small.result(DEADLINE)
+    with pytest.raises(JobFailed, match=f"the data of job {large.id} has {LIMIT + 8} bytes .* the limit is {LIMIT}"):
+        large.result(DEADLINE)
+
+
+@pytest.mark.usefixtures("allocation")
 def test_calls_of_an_executor() -> None:
     with BalsamPoolExecutor(2) as pool:
         with refused("the arguments", r"\d+"):
