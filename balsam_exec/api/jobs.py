@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from datetime import datetime
 from functools import cache
-from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, Unpack, cast
 
@@ -114,17 +114,10 @@ class JobQuerySet(QuerySet["Job"]):
         listed = list(jobs)
         client = self._client()
         app = cache(client.app)  # each app is looked up once, and never remembered for longer than this
-        drafts = [(job, job._draft(app)) for job in listed]
+        drafts = {id(job): (job, job._draft(app)) for job in listed}
         key = key or uuid.uuid4().hex
-        for generation in count():
-            if not drafts:
-                break
-            ready = [(job, draft) for job, draft in drafts if not job._unsaved_parents()]
-            if not ready:
-                raise InvalidRequest("these jobs have parents that are neither saved nor among them (or each other)")
-            _create(client, ready, f"{key}-{generation}")
-            created = {id(job) for job, _ in ready}
-            drafts = [(job, draft) for job, draft in drafts if id(job) not in created]
+        for number, generation in enumerate(_generations(listed)):
+            _create(client, [drafts[id(job)] for job in generation], f"{key}-{number}")
         return listed
 
     def bulk_update(self, jobs: Iterable[Job]) -> int:
@@ -456,6 +449,31 @@ def _create(client: Client, drafts: Sequence[tuple[Job, tuple[JobSpec, AppRecord
         job._values.pop("parent_ids", None)
         job._client = client
         job._loaded(JobRecord.model_construct(**values))
+
+
+def _generations(jobs: Sequence[Job]) -> list[list[Job]]:
+    """New jobs in the order in which they can be made: those without new parents, their children, and so on."""
+    among = {id(job) for job in jobs}
+    missing: dict[int, int] = {}
+    children: defaultdict[int, list[Job]] = defaultdict(list)
+    for job in jobs:
+        parents = {id(parent) for parent in job._unsaved_parents()}
+        missing[id(job)] = len(parents)
+        for parent in parents & among:
+            children[parent].append(job)
+    generations = []
+    ready = [job for job in jobs if not missing[id(job)]]
+    while ready:
+        generations.append(ready)
+        freed = []
+        for child in (child for job in ready for child in children[id(job)]):
+            missing[id(child)] -= 1
+            if not missing[id(child)]:
+                freed.append(child)
+        ready = freed
+    if any(missing.values()):
+        raise InvalidRequest("these jobs have parents that are neither saved nor among them (or each other)")
+    return generations
 
 
 def _check_parents(given: Iterable[Any]) -> None:
