@@ -144,9 +144,11 @@ class _Keeper:
     """A keeper process (keeper.py) and the socket to it."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
+        """Raises OSError if it cannot be started."""
+        self._payloads: set[str] = set()  #: the apps that it has
         self._channel, theirs = socket.socketpair()
-        with theirs:
-            words = [sys.executable, "-P", "-m", "balsam_exec.hooks.keeper", str(theirs.fileno())]
+        words = [sys.executable, "-P", "-m", "balsam_exec.hooks.keeper", str(theirs.fileno())]
+        try:
             self._process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,
@@ -156,11 +158,15 @@ class _Keeper:
                 cwd="/",
                 start_new_session=True,
             )
-        self._payloads: set[str] = set()  #: the apps that it has
+        except BaseException:
+            self._channel.close()
+            raise
+        finally:
+            theirs.close()
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        return self._channel.fileno() >= 0 and self._process.poll() is None
 
     def run(self, task: Task, call: HookCall, payload: bytes) -> HookAnswer:
         known = call.app_digest in self._payloads
@@ -195,6 +201,7 @@ class _Keeper:
         pid = self._process.pid
         (Process.of(pid) or Process(pid, 0)).kill_followers()  # the latter: dead, and its number still ours
         self._process.kill()
+        self._channel.close()
         return HookAnswer(ending=ending, error=f"the process that ran it died: exit code {self._process.wait()}")
 
     def close(self) -> None:
