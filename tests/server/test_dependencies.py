@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 
-from balsam_exec.model.errors import Conflict, InvalidRequest, NotFound
+from balsam_exec.model.errors import Conflict, InvalidRequest, NotFound, StaleLease
 from balsam_exec.model.jobs import JobPatch, Result
 from balsam_exec.model.queries import JobQuery
 from balsam_exec.server.service import feed, update
 from balsam_exec.server.service.parents import find_circle
 from tests.server.world import S, World
 
+AGAIN = JobQuery(state=[S.FAILED, S.USER_KILLED])
 ERROR = 'Traceback (most recent call last):\n  File "app.py", line 3, in run\nValueError: no such basis'
 
 
@@ -495,6 +498,47 @@ def test_many_parents_finish_in_a_bounded_number_of_statements(world: World) -> 
     reports = [world.a_report(job, state) for job in jobs for state in (S.RUNNING, S.RUN_DONE)]
     assert statements(world, lambda: world.report(session, *reports)) < 20
     assert world.state(last) == S.PREPROCESSED
+
+
+def test_many_at_once_leave_the_counts_right(world: World) -> None:
+    """Each thread ends, restarts, adopts and deletes jobs of one family. What is refused is; nothing is lost."""
+    ids = world.create(*[world.spec()] * 6)
+    for _ in range(4):
+        ids += world.create(*[world.spec(parent_ids=ids[-6:])] * 3, world.spec(parent_ids=ids[-3:]))
+    problems: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        chance = random.Random(seed)
+        try:
+            session = world.open()
+            for _ in range(25):
+                some = chance.sample(ids, 3)
+                with suppress(Conflict, InvalidRequest, NotFound, StaleLease):
+                    match chance.randrange(6):
+                        case 0:
+                            child(world, *some, on_parent_failure=chance.choice(["fail", "run", "hold"]))
+                        case 1:
+                            world.kill(*some)
+                        case 2:
+                            world.write(update.patch_matching, world.owner, AGAIN, JobPatch(state=S.RESTART_READY))
+                        case 3:
+                            world.patch(some[0], parent_ids=some[1:])
+                        case 4:
+                            for job in world.acquire(session, 3):
+                                world.run(session, job, chance.choice([S.RUN_DONE, S.RUN_DONE, S.RUN_ERROR]))
+                        case 5 if chance.random() < 0.1:
+                            world.write(update.delete_job, world.owner, some[0])
+        except BaseException as problem:
+            problems.append(problem)
+            raise
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert problems == []
+    world.check_invariants()
 
 
 def test_circles_are_found_in_any_graph() -> None:

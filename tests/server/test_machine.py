@@ -22,9 +22,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from balsam_exec.model.errors import IllegalTransition, NotFound, StaleLease
+from balsam_exec.model.errors import Conflict, IllegalTransition, InvalidRequest, NotFound, StaleLease
 from balsam_exec.model.jobs import Result
-from balsam_exec.model.states import RUNNABLE, TERMINAL, TRANSITIONS, Actor
+from balsam_exec.model.states import FAILURES, RUNNABLE, TERMINAL, TRANSITIONS, WAITING, Actor
 from balsam_exec.server.service import feed
 from balsam_exec.server.store.schema import RUNNABLE_UNLEASED
 from tests.server.world import S, World
@@ -66,11 +66,26 @@ class Campaign(RuleBasedStateMachine):
 
     # --- the user
 
-    @rule(count=st.integers(1, 4), hooked=st.booleans(), parents=st.lists(st.integers(0, 50), max_size=3))
-    def create(self, count: int, hooked: bool, parents: list[int]) -> None:
+    @rule(
+        count=st.integers(1, 4),
+        hooked=st.booleans(),
+        parents=st.lists(st.integers(0, 50), max_size=3),
+        terms=st.sampled_from(["fail", "fail", "run", "hold"]),
+    )
+    def create(self, count: int, hooked: bool, parents: list[int], terms: str = "fail") -> None:
         app = self.world.hooked if hooked else self.world.python
         ids = [self.jobs[index % len(self.jobs)] for index in parents] if self.jobs else []
-        self.jobs += self.world.create(*[self.world.spec(app, parent_ids=ids)] * count)
+        spec = self.world.spec(app, parent_ids=ids, on_parent_failure=terms, input_files=["*"] if hooked else [])
+        self.jobs += self.world.create(*[spec] * count)
+
+    @precondition(lambda self: self.jobs)
+    @rule(index=st.integers(0, 100), parents=st.lists(st.integers(0, 50), max_size=3))
+    def other_parents(self, index: int, parents: list[int]) -> None:
+        """Circles are refused (test_families.py says when), and jobs that run, or have and are not over."""
+        job_id, ids = self.jobs[index % len(self.jobs)], [self.jobs[index % len(self.jobs)] for index in parents]
+        free = job_id not in self.world.held() and S(self.world.state(job_id)) in WAITING | TERMINAL
+        with suppress(InvalidRequest) if free else pytest.raises(Conflict):
+            self.world.patch(job_id, parent_ids=ids)
 
     @precondition(lambda self: self.jobs)
     @rule(index=st.integers(0, 100), wanted=st.sampled_from(sorted(S)))
@@ -336,8 +351,7 @@ class Campaign(RuleBasedStateMachine):
             waiting = [job_id for job_id in self.jobs if S(self.world.state(job_id)) not in TERMINAL]
             if not self._help(waiting):
                 break
-        stuck = [job_id for job_id in waiting if not self._waits_for_a_failed_parent(job_id)]
-        assert not stuck
+        assert not [job_id for job_id in waiting if not self._is_held_for_a_failure(job_id)]
         self.the_feed_tells_every_hop_once_and_in_order()
         ended = self.world.read(feed.results, self.world.owner, self.jobs)
         assert len(ended) == len(self.jobs) - len(waiting)
@@ -345,6 +359,7 @@ class Campaign(RuleBasedStateMachine):
     def _help(self, waiting: list[int]) -> bool:
         """Do what site and launcher have to do. Whether there was anything."""
         hooks = {
+            S.READY: S.STAGED_IN,
             S.STAGED_IN: S.PREPROCESSED,
             S.RUN_DONE: S.POSTPROCESSED,
             S.RUN_ERROR: S.RESTART_READY,
@@ -363,11 +378,13 @@ class Campaign(RuleBasedStateMachine):
         self.world.close_session(session)
         return moved
 
-    def _waits_for_a_failed_parent(self, job_id: int) -> bool:
+    def _is_held_for_a_failure(self, job_id: int) -> bool:
+        """By its own terms, or by those of a job above it."""
         job = self.world.job(job_id)
-        return job["state"] == S.AWAITING_PARENTS and any(
-            self.world.state(parent) != S.JOB_FINISHED for parent in job["parent_ids"]
-        )
+        parents = {parent: S(self.world.state(parent)) for parent in job["parent_ids"]}
+        held = job["on_parent_failure"] == "hold" and bool(FAILURES & set(parents.values()))
+        above = [parent for parent, state in parents.items() if state not in TERMINAL]
+        return job["state"] == S.AWAITING_PARENTS and (held or any(map(self._is_held_for_a_failure, above)))
 
 
 def run_machine(world: World, examples: int) -> None:
