@@ -88,6 +88,7 @@ class Pilot:
         """`epoch` is the Unix time when the monotonic clock was 0; `affinity` that of jobs that do not say."""
         self._specs = tuple(nodes)
         self._nodes = tuple(map(Node.empty, nodes))
+        self._most_waiting = sum(node.cores for node in nodes)
         self._terms = terms
         self._epoch = epoch
         self._affinity = affinity
@@ -269,15 +270,22 @@ class Pilot:
     def _ask_for_jobs(self, now: float, actions: list[Action]) -> None:
         if self._acquiring or self._ending:
             return
-        free = 0 if self._backlog else room(self._nodes, self._usual)
+        free = room(self._nodes, self._usual) if self._may_pass(now) else 0
         ahead = int(self._rate.at(now) * self._terms.prefetch)
-        wanted = min(free + ahead - len(self._backlog), MAX_BULK)
+        wanted = min(free + max(0, ahead - len(self._backlog)), MAX_BULK)
         # Work held in advance is replenished when half of it is gone, so that requests are few and full.
         if wanted > 0 and (free or wanted >= ahead / 2):
             self._acquiring = True
             self._asked_at = now
             left = self._drain_at - now
             actions.append(Acquire(wanted, None if math.isinf(left) else int(left / 60)))
+
+    def _may_pass(self, now: float) -> bool:
+        """Whether what is free is for jobs that are not here yet. Those in the backlog do not fit; there are not to be
+        so many that other launchers have nothing, and the first of them has its patience."""
+        first = next(iter(self._backlog.values()), None)
+        patient = first is None or now - first.since <= self._terms.patience
+        return patient and len(self._backlog) < self._most_waiting
 
     def _send(self, now: float, actions: list[Action]) -> None:
         # While more work waits here, ends may linger too: nobody can be waiting to send us the next job, and the

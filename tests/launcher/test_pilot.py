@@ -200,6 +200,32 @@ def test_without_patience_it_asks_once_more_before_it_ends() -> None:
     assert ship.actions == [Exit("there was nothing to do", lost=False)]
 
 
+def test_small_jobs_are_asked_for_while_a_large_one_waits() -> None:
+    ship = Ship(cores=4)
+    ship.step()
+    ship.step(Arrived((job(1, node_packing_count=4), job(2, node_packing_count=1))), after=5)
+    assert ship.started() == [1]
+    assert [a.max_jobs for a in ship.acquires()] == [3]
+    ship.step(Arrived((job(3, node_packing_count=4),)))
+    assert ship.started() == [3]
+    assert [a.max_jobs for a in ship.acquires()] == [2]
+    ship.step(Delivered(), Alive(), after=TERMS.patience + 1)
+    ship.step(Arrived((job(4, node_packing_count=4),)))
+    assert ship.started() == ship.acquires() == []  # now what is free is for the large one
+    ship.step(Ended(1, DONE), Ended(3, DONE))
+    assert ship.started() == [2]
+
+
+def test_only_so_many_jobs_are_held_that_do_not_fit() -> None:
+    ship = Ship(cores=3)
+    ship.step()
+    ship.step(Arrived((job(1, node_packing_count=8),)), after=5)
+    for job_id in range(2, 5):
+        assert len(ship.acquires()) == 1
+        ship.step(Arrived((job(job_id, node_packing_count=1),)))
+    assert ship.acquires() == []
+
+
 def test_it_drains_before_the_end_of_the_wall_time() -> None:
     ship = Ship(terms=Terms(ttl=1e6, wall_time=600, margin=15, grace=5))
     ship.step(Arrived((job(1), job(2), job(3))))
