@@ -140,7 +140,6 @@ class Client:
         self._synced[app] = record
 
 
-_lock = threading.Lock()
 _default: tuple[object, Client] | None = None
 
 
@@ -151,10 +150,12 @@ def default_client() -> Client:
     """
     global _default
     fingerprint = _configuration()
-    with _lock:
-        if _default is None or _default[0] != fingerprint:
-            _default = (fingerprint, Client())
-        return _default[1]
+    known = _default
+    if known is None or known[0] != fingerprint:
+        # Not locked: of two threads that come here at once, one makes a client in vain. A child that is forked
+        # meanwhile could inherit a lock for ever.
+        known = _default = (fingerprint, Client())
+    return known[1]
 
 
 def _configuration() -> object:

@@ -250,3 +250,19 @@ def test_a_global_job_class_works_in_an_app() -> None:
 
     wanted = Echo.submit("w", words="x", tags={"lister": "yes"})
     assert Lister.submit("lister").result(DEADLINE) == [wanted.id]
+
+
+def test_every_rank_of_a_job_is_in_it() -> None:
+    class Ranks(ApplicationDefinition):
+        site = "local"
+
+        def run(self) -> list[int]:
+            from mpi4py import MPI
+
+            from balsam_exec import current_job
+
+            found: list[int] = MPI.COMM_WORLD.gather(current_job().id)
+            return found
+
+    job = Ranks.submit("ranks", ranks_per_node=2)
+    assert job.result(DEADLINE) == [job.id] * 2
