@@ -27,9 +27,15 @@ ENVIRONMENT = {
 #: have no common option for it, and some count cores where the kernel counts hardware threads.
 _BIND = """\
 cpus=({lists})
-rank=${{MPI_LOCALRANKID:-${{OMPI_COMM_WORLD_LOCAL_RANK:-$SLURM_LOCALID}}}}
+rank={rank}
 exec taskset -c "${{cpus[${{rank:?the MPI launcher does not tell the ranks of a node}}]}}" "$@"
 """
+#: That number: of MPICH and its kin, Open MPI, Cray's PALS; and of srun, which under other launchers is that of the
+#: batch script.
+_LOCAL_RANK = {
+    "mpiexec": "${MPI_LOCALRANKID:-${OMPI_COMM_WORLD_LOCAL_RANK:-$PALS_LOCAL_RANKID}}",
+    "srun": "$SLURM_LOCALID",
+}
 
 
 def launch_prefix(
@@ -57,7 +63,7 @@ def launch_prefix(
         )
     given = [word for key, value in resources.launch_params.items() if key != CPU_AFFINITY for word in (key, value)]
     options = _mpiexec(resources) if launcher == "mpiexec" else _srun(resources)
-    return [program, *options, *filter(None, given), *_bind(binding, environ)]
+    return [program, *options, *filter(None, given), *_bind(binding, environ, launcher)]
 
 
 def _mpiexec(resources: Resources) -> list[str]:
@@ -77,10 +83,10 @@ def _find(launcher: str, path: str | None, python: str | None) -> str | None:
     return next(filter(None, (shutil.which(launcher, path=place) for place in places)), None)
 
 
-def _bind(binding: Sequence[Sequence[int]], environ: Mapping[str, str]) -> list[str]:
+def _bind(binding: Sequence[Sequence[int]], environ: Mapping[str, str], launcher: Launcher) -> list[str]:
     if not binding:
         return []
     if shutil.which("taskset", path=environ.get("PATH")) is None:
         raise ConfigurationError("cpu_affinity=depth of several ranks needs taskset (util-linux) on the PATH here")
     lists = " ".join(",".join(map(str, cpus)) for cpus in binding)
-    return ["bash", "-c", _BIND.format(lists=lists), "bind"]
+    return ["bash", "-c", _BIND.format(lists=lists, rank=_LOCAL_RANK[launcher]), "bind"]

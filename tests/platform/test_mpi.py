@@ -73,6 +73,16 @@ def test_srun(tmp_path: Path) -> None:
     ]
 
 
+def test_a_rank_that_is_not_told_which_it_is_is_not_bound_by_chance(tmp_path: Path) -> None:
+    program(tmp_path / "bin/mpiexec")
+    path = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}
+    words = launch_prefix(Resources(ranks_per_node=2), path, ((0,), (0,)))[3:]
+    inherited = {**path, "SLURM_LOCALID": "0"}
+    done = subprocess.run([*words, "true"], env=inherited, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert "does not tell the ranks of a node" in done.stderr
+
+
 def test_affinity_is_no_option_of_the_launcher() -> None:
     job = Resources(ranks_per_node=2, launch_params={"cpu_affinity": "none", "-l": ""})
     assert launch_prefix(job, {"PATH": ""})[1:] == ["-n", "2", "-l"]
