@@ -201,8 +201,11 @@ def _print_histories(service: Service, jobs: list[JobRecord], json: bool) -> Non
 
 def _remark(event: EventRecord) -> str:
     """What an event has to say beyond its state: reasons on the line, longer texts below it."""
-    texts = [str(value) for key, value in event.data.items() if key in ("error", "reason", "message")]
-    if event.data.get("return_code"):
-        texts.insert(0, f"exit code {event.data['return_code']}")
+    data = event.data
+    texts = [str(data[key]) for key in ("hook", "error", "reason", "message") if data.get(key)]
+    if (code := data.get("return_code")) and not any(f"exit code {code}" in text for text in texts):
+        texts.insert(0, f"exit code {code}")
+    if retry := data.get("retry"):
+        texts.insert(0, f"retry {retry}")
     first, *rest = "; ".join(texts).rstrip().splitlines() or [""]
     return "\n".join([f"  {first}".rstrip(), *(f"    {line}" for line in rest)])

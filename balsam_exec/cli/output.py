@@ -60,7 +60,8 @@ def print_fields(record: BaseModel, as_json: bool, **names: object) -> None:
     if as_json:
         print_json(record)
         return
-    fields = {**{name: getattr(record, name) for name in type(record).model_fields if name not in _OPAQUE}, **names}
+    shown = [name for name in type(record).model_fields if name not in _OPAQUE]
+    fields = {"id": getattr(record, "id", None), **names, **{name: getattr(record, name) for name in shown}}
     print_rows(("FIELD", "VALUE"), [(name, value) for name, value in fields.items() if value not in (None, "", [], {})])
 
 

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from balsam_exec.client.service import Service
     from balsam_exec.model.jobs import JobRecord
 
-#: How it ends. (2 is a wrong usage, 1 also what any other error ends with.)
-ALL_FINISHED = 0
-SOME_FAILED = 1
-SOME_KILLED = 3
-TIME_IS_UP = 124  #: as timeout(1) says it
-INTERRUPTED = 130  #: as a shell says it
+# Exit codes; as of all commands 1 is any error too, and 2 a wrong usage.
+ALL_FINISHED = 0  #: all jobs are JOB_FINISHED
+SOME_FAILED = 1  #: some jobs are FAILED
+SOME_KILLED = 3  #: no job is FAILED, but some are USER_KILLED
+TIME_IS_UP = 124  #: `--timeout` was over before all had ended
+INTERRUPTED = 130  #: Ctrl-C; the jobs go on
 
 Ends = Counter[JobState]
 

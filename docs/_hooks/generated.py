@@ -83,6 +83,20 @@ def errors() -> str:
     return table(["error", "code", "HTTP status", "transient"], walk(BalsamError, 0))
 
 
+def causes() -> str:
+    from balsam_exec.model.explain import Cause
+
+    said = comments(Cause)
+    return table(["code", "means"], ([f"`{cause}`", said[cause.name]] for cause in Cause))
+
+
+def wait_exit_codes() -> str:
+    from balsam_exec.cli import wait
+
+    said = {name: text for name, text in comments(wait).items() if name.isupper()}
+    return table(["exit code", "means"], ([f"`{getattr(wait, name)}`", text] for name, text in said.items()))
+
+
 def cli() -> str:
     from balsam_exec.cli.app import app
 
@@ -175,6 +189,8 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "transitions": transitions,
     "batch-job-states": batch_job_states,
     "errors": errors,
+    "causes": causes,
+    "wait-exit-codes": wait_exit_codes,
     "cli": cli,
     "site-settings": site_settings,
     "server-settings": server_settings,

@@ -32,7 +32,7 @@ def test_modify_the_named(balsam: Balsam, hello: AppRecord) -> None:
     for job in map(balsam.service.job, (one, two)):
         assert (job.num_nodes, job.gpus_per_rank) == (4, 0.5)
         assert job.tags == {"kind": "large", "n": "1"}
-        assert job.parameters == {"name": "a=b"}
+        assert job.parameters == {"name": "you", "greeting": "a=b"}
         assert job.data == {"x": [1]}
     assert balsam.service.job(other).tags == {"kind": "small"}
     assert balsam.json("job", "modify", one, "--set", 'tags={"only": "this"}', "--set", "workdir=else") == {"count": 1}

@@ -354,6 +354,7 @@ def test_its_run_failed(world: World) -> None:
     world.patch(job["id"], state=S.RESTART_READY)
     found = why(world, job["id"])
     assert codes(found) == [Cause.BUSY, Cause.RESTARTED]
+    assert found.reasons[1].text == "it was FAILED before (exit code 3: no such input: water.xyz), and is to run again"
 
 
 def test_a_traceback_is_told_by_its_end(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import takewhile
 from typing import Any
 
 from balsam_exec.model.apps import HOOK_STEPS
@@ -18,6 +19,8 @@ from balsam_exec.server.service.words import ago, are, listed, number, span
 #: Seconds without a sign of life after which an agent is said to be away: it gives one every 20.
 AGENT_SILENT = 60
 _S = JobState
+#: Before it in the history is another run.
+_BEGINS = (_S.RUNNING, _S.RESTART_READY)
 #: What a site calls the copying of files from parents, in the event of its failure.
 _INPUT_FILES = "input_files"
 _STAGING: Mapping[str, str] = {_S.READY: "in", _S.POSTPROCESSED: "out"}
@@ -116,7 +119,8 @@ def _some_parents(cause: Cause, what: str, facts: Facts, counts: Mapping[JobStat
     some = [(one, state) for one, state in facts.waiting_for if state in counts]
     count = sum(counts.values())
     names = listed([f"{one} ({state})" for one, state in some], count)
-    text = f"{count:,} of its {number(total, 'parent')} {'have' if count > 1 else 'has'} {what}: {names}"
+    which = "its parent" if total == 1 else f"{count:,} of its {total:,} parents"
+    text = f"{which} {'have' if count > 1 else 'has'} {what}: {names}"
     detail = {"parents": total, "states": {state.value: n for state, n in counts.items()}, "ids": [i for i, _ in some]}
     return Reason(code=cause, text=text, detail=detail)
 
@@ -261,13 +265,14 @@ def _restarted(facts: Facts) -> list[Reason]:
     """It ran before: why it is to run again."""
     if facts.state is not _S.RESTART_READY:
         return []
-    back = next((one for one in facts.history if one.target == _S.RESTART_READY), None)
+    back = next((number for number, one in enumerate(facts.history) if one.target == _S.RESTART_READY), None)
     if back is None:
         return []
-    before = next((one for one in facts.history if one.target == back.source), back)
-    why = _brief(_said(back.data) or _said(before.data))
-    text = f"it was {back.source} before{why and f' ({why})'}, and is to run again"
-    return [Reason(code=Cause.RESTARTED, text=text, detail={"from": back.source, "error": why})]
+    source = facts.history[back].source
+    last_run = list(takewhile(lambda one: one.target not in _BEGINS, facts.history[back + 1 :]))
+    why = next(filter(None, (_brief(_said(one.data)) for one in (facts.history[back], *last_run))), "")
+    text = f"it was {source} before{why and f' ({why})'}, and is to run again"
+    return [Reason(code=Cause.RESTARTED, text=text, detail={"from": source, "error": why})]
 
 
 def _ended(facts: Facts) -> list[Reason]:
@@ -285,12 +290,8 @@ def _ended(facts: Facts) -> list[Reason]:
 
 def _failure(facts: Facts) -> list[Reason]:
     """What went wrong since it was last to run: the run itself, then what followed."""
-    found = []
-    for one in facts.history:
-        if one.target in (_S.RESTART_READY, _S.RUNNING):
-            break
-        if reason := _mishap(facts, one):
-            found.append(reason)
+    last_run = takewhile(lambda one: one.target not in _BEGINS, facts.history)
+    found = [reason for one in last_run if (reason := _mishap(facts, one))]
     return found[::-1]
 
 

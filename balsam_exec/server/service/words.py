@@ -9,11 +9,11 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
 def span(seconds: float) -> str:
-    """A stretch of time in its coarsest unit that still says something: "3 h", "70 s", "0.25 s"."""
+    """A stretch of time in its coarsest unit that still says something: "3 h", "70 s", "0.2 s"."""
     for size, unit in _UNITS:
         if seconds >= 2 * size:
             return f"{seconds // size:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{max(seconds, 0):.2g} s"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{max(seconds, 0):.1f} s".replace(".0", "")
 
 
 def ago(then: datetime, now: datetime) -> str:
