@@ -58,6 +58,7 @@ class Keeper:
 
     def serve(self) -> None:
         """Until the pool is gone."""
+        wire.send(self._channel, wire.READY)
         while (frame := wire.receive(self._channel)) is not None:
             if frame == wire.END:  # of a call that has been answered just before
                 continue

@@ -106,14 +106,15 @@ class HookPool:
             if not at_once:  # those that are there may do it all in the time it takes to start one more
                 self._closed.wait(_PATIENCE)
             while (task := self._next(self._idle if keeper else 0.0)) is not None:
-                answer = None
-                if (wanted := task.start()) is not None:
-                    try:
-                        if keeper is None or not keeper.alive:
-                            keeper = _Keeper(self._environment)
-                        answer = keeper.run(task, *wanted)
-                    except OSError as error:
-                        answer = HookAnswer(ending=Ending.BROKEN, error=f"no process can be started for it: {error}")
+                try:
+                    if keeper is not None and not keeper.alive:
+                        keeper.close()
+                        keeper = None
+                    keeper = keeper or _Keeper(self._environment)
+                    wanted = task.start()  # now that it can begin at once
+                    answer = None if wanted is None else keeper.run(task, *wanted)
+                except OSError as error:
+                    answer = HookAnswer(ending=Ending.BROKEN, error=f"no process can be started for it: {error}")
                 self._finish(task, answer)
         finally:
             if keeper is not None:
@@ -144,7 +145,7 @@ class _Keeper:
     """A keeper process (keeper.py) and the socket to it."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        """Raises OSError if it cannot be started."""
+        """Returns when it is ready. Raises OSError if it cannot be started."""
         self._payloads: set[str] = set()  #: the apps that it has
         self._channel, theirs = socket.socketpair()
         words = [sys.executable, "-P", "-m", "balsam_exec.hooks.keeper", str(theirs.fileno())]
@@ -163,6 +164,8 @@ class _Keeper:
             raise
         finally:
             theirs.close()
+        if wire.receive(self._channel) is None:
+            raise OSError(self._lost().error)
 
     @property
     def alive(self) -> bool:

@@ -6,8 +6,8 @@ import socket
 import struct
 
 _HEAD = struct.Struct("!I")
-#: A frame of no bytes, from the pool: end what is running.
-END = b""
+#: Frames of no bytes. From the pool: end what is running; from the keeper, once: it is ready.
+END = READY = b""
 
 
 def send(channel: socket.socket, body: bytes) -> None:

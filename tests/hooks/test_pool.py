@@ -129,7 +129,7 @@ def test_long_calls_run_side_by_side(bench: Bench) -> None:
 
 
 def test_the_time_is_up(bench: Bench) -> None:
-    bench.submit(1, seconds=1000, timeout=2)
+    bench.submit(1, seconds=1000, timeout=1)
     pid = bench.pid(1)
     [answer] = bench.wait(1)
     assert answer.ending is Ending.TIMEOUT
@@ -190,6 +190,16 @@ def test_closing_ends_what_runs_and_tells_nobody(tmp_path: Path) -> None:
     assert wait_gone(pid, 0)
     assert bench.answers == {}
     assert keepers() == []
+
+
+def test_a_process_that_ends_at_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module.sys, "executable", "/bin/false")
+    bench = Bench(tmp_path, workers=1)
+    bench.submit(1)
+    [answer] = bench.wait(1)
+    assert answer.ending is Ending.BROKEN
+    assert "no process can be started for it: the process that ran it died: exit code 1" in answer.error
+    bench.pool.close()
 
 
 def test_an_interpreter_that_cannot_be_started(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
