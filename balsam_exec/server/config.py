@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from balsam_exec.model.base import MAX_BODY, MAX_ENTITY, MAX_ENTITY_LIMIT, MIN_ENTITY_LIMIT
+
+#: Bytes of a request beside its only entity.
+_AROUND = 10_000
 
 
 class ServerSettings(BaseSettings):
@@ -24,3 +29,10 @@ class ServerSettings(BaseSettings):
     key_lifetime: int = Field(default=7 * 86400, ge=60)
     #: Threads, and connections, to a PostgreSQL database.
     database_threads: int = Field(default=8, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _entities_fit(self) -> Self:
+        least = self.max_entity * 4 // 3 + _AROUND  # as base64, in JSON
+        if self.max_body < least:
+            raise ValueError(f"max_body, {self.max_body}, has no room for an entity: set it to {least} or more")
+        return self

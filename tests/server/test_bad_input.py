@@ -9,8 +9,10 @@ from http.client import HTTPConnection
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from balsam_exec.model.base import MAX_BODY, MAX_BULK, MAX_ENTITY_LIMIT
+from balsam_exec.model.base import MAX_BODY, MAX_BULK, MAX_ENTITY_LIMIT, MIN_ENTITY_LIMIT
+from balsam_exec.server.config import ServerSettings
 from tests.server.http import Http
 from tests.support.services import LiveService
 
@@ -179,6 +181,7 @@ def test_a_body_that_grows_over_the_limit_is_refused(
     """Nothing is announced with chunked encoding, so it is counted as it comes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BALSAM_SERVER_MAX_BODY", "100000")
+        patch.setenv("BALSAM_SERVER_MAX_ENTITY", str(MIN_ENTITY_LIMIT))
         live = start_service(sqlite_url)
     connection = HTTPConnection(live.host, live.port, timeout=30)
     chunks = (b" " * 1000 for _ in range(200))
@@ -186,6 +189,16 @@ def test_a_body_that_grows_over_the_limit_is_refused(
     response = connection.getresponse()
     assert (response.status, json.loads(response.read())["error"]) == (413, "too_large")
     connection.close()
+
+
+def test_a_body_has_room_for_an_entity() -> None:
+    url = "sqlite:///never-opened.db"
+    ServerSettings(database_url=url, max_entity=MAX_ENTITY_LIMIT)
+    with pytest.raises(ValidationError, match="max_body, 600000, has no room for an entity: set it to 709050 or more"):
+        ServerSettings(database_url=url, max_body=600_000)
+    for beyond in (MIN_ENTITY_LIMIT - 1, MAX_ENTITY_LIMIT + 1):
+        with pytest.raises(ValidationError, match="max_entity"):
+            ServerSettings(database_url=url, max_entity=beyond)
 
 
 def test_too_long_a_key_is_refused(http: Http) -> None:

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
 from balsam_exec.client.service import Service
 from balsam_exec.model.apps import AppSpec
 from balsam_exec.model.base import now
+from balsam_exec.model.errors import ServiceUnavailable
 from balsam_exec.model.jobs import JobPatch, JobSpec
 from balsam_exec.model.sessions import AcquireRequest, Report, SessionSpec
 from balsam_exec.model.sites import SiteRecord
@@ -328,6 +330,30 @@ def test_many_jobs(bench: Bench) -> None:
     bench.end(*ids)
     bench.clean()
     assert not list(bench.site.data.rglob("*.h5"))
+
+
+def test_what_goes_wrong_is_done_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when the agent is killed in the middle: what has ended is seen to before that is noted."""
+    bench.clean()
+    trouble = [ServiceUnavailable("in the middle"), RuntimeError("a defect")]
+    needed = FileCleaner._needed
+
+    def fail(*arguments: Any) -> Any:
+        if trouble:
+            raise trouble.pop()
+        return needed(*arguments)
+
+    monkeypatch.setattr(FileCleaner, "_needed", fail)
+    first, second = bench.job("one"), bench.job("two")
+    bench.end(first)
+    with bench.cleaning():
+        bench.gone("one/a.h5")
+        bench.end(second)
+        bench.gone("two/a.h5")
+    assert not trouble
+    assert caplog.text.count("file-cleaner: ") == 2
 
 
 def test_damaged_progress_is_begun_anew(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

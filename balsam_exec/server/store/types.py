@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 from sqlalchemy import BigInteger, Dialect, Result, Text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -37,7 +37,10 @@ def encode(value: Any) -> str | None:
     """JSON text; None for an empty container, which is what most of them are."""
     if not value:
         return None
-    try:
+    text = to_json(value, inf_nan_mode="constants").decode()
+    if "NaN" not in text and "Infinity" not in text:
+        return text
+    try:  # as a number, or only in a text?
         return _encode(value)
     except ValueError:
         raise InvalidRequest("JSON has no infinity and no NaN: send null or a string") from None
