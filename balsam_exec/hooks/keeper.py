@@ -34,6 +34,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _GRACE = 1.0
 #: Seconds after which what cannot be killed is left alone.
 _GIVE_UP = 5.0
+#: Calls after which a runner is replaced, whatever its hooks have made of it.
+_CALLS = 1000
 
 
 @dataclass
@@ -41,6 +43,7 @@ class _Child:
     pid: int
     pidfd: int
     channel: socket.socket
+    calls: int = 0
 
     def close(self) -> None:
         self.channel.close()
@@ -68,7 +71,7 @@ class Keeper:
             answer = self._carry_out(frame)
             if answer is None:
                 break
-            if call.isolated or self._left_behind():
+            if call.isolated or self._worn_out() or self._left_behind():
                 self._end_all()
             wire.send(self._channel, answer)
         self._end_all()
@@ -76,6 +79,7 @@ class Keeper:
     def _carry_out(self, frame: bytes) -> bytes | None:
         """The answer of the runner, or how it died; None when the pool is gone."""
         child = self._child = self._child or self._fork()
+        child.calls += 1
         with suppress(ConnectionError):  # it dies, as its pidfd tells
             wire.send(child.channel, frame)
         waiting = select.poll()
@@ -110,6 +114,9 @@ class Keeper:
             _be_runner(theirs, self._payloads)
         theirs.close()
         return _Child(pid, os.pidfd_open(pid), ours)
+
+    def _worn_out(self) -> bool:
+        return self._child is not None and self._child.calls >= _CALLS
 
     def _left_behind(self) -> bool:
         """Whether a hook has left something running: children of its own, or orphans that have become ours."""

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from balsam_exec.hooks import wire
 from balsam_exec.hooks.calls import Ending, HookAnswer, HookCall
@@ -29,7 +29,8 @@ IDLE = 60.0
 _PATIENCE = 0.3
 #: Seconds that a keeper has to end a hook.
 _GRACE = 8.0
-
+#: Apps that a process may have loaded; one with more is replaced.
+_APPS = 100
 
 #: Asked when it is a call's turn: the call, and the code of its app; None to leave it.
 Start = Callable[[], tuple[HookCall, bytes] | None]
@@ -107,7 +108,7 @@ class HookPool:
                 self._closed.wait(_PATIENCE)
             while (task := self._next(self._idle if keeper else 0.0)) is not None:
                 try:
-                    if keeper is not None and not keeper.alive:
+                    if keeper is not None and not keeper.usable:
                         keeper.close()
                         keeper = None
                     keeper = keeper or _Keeper(self._environment)
@@ -117,11 +118,13 @@ class HookPool:
                     answer = HookAnswer(ending=Ending.BROKEN, error=f"no process can be started for it: {error}")
                 self._finish(task, answer)
         finally:
+            with self._changed:
+                self._threads.discard(threading.current_thread())
             if keeper is not None:
                 keeper.close()
 
     def _next(self, patience: float) -> Task | None:
-        """The next call; None when there is none for so long, and then this thread has left."""
+        """The next call; None when there is none for so long, and then this thread is not counted any more."""
         with self._changed:
             self._waiting += 1
             self._changed.wait_for(lambda: self._queue or self._closed.is_set(), patience)
@@ -168,8 +171,8 @@ class _Keeper:
             raise OSError(self._lost().error)
 
     @property
-    def alive(self) -> bool:
-        return self._channel.fileno() >= 0 and self._process.poll() is None
+    def usable(self) -> bool:
+        return self._channel.fileno() >= 0 and self._process.poll() is None and len(self._payloads) < _APPS
 
     def run(self, task: Task, call: HookCall, payload: bytes) -> HookAnswer:
         known = call.app_digest in self._payloads
@@ -178,7 +181,7 @@ class _Keeper:
         except ConnectionError:
             return self._lost()
         self._payloads.add(call.app_digest)
-        ready = select.select([self._channel.fileno(), task.cancelled], [], [], task.timeout)[0]
+        ready = _readable([self._channel.fileno(), task.cancelled], task.timeout)
         if self._channel.fileno() in ready:
             return self._receive()
         return self._end(Ending.CANCELLED if ready else Ending.TIMEOUT)
@@ -189,7 +192,7 @@ class _Keeper:
             wire.send(self._channel, wire.END)
         except ConnectionError:
             return self._lost()
-        if not select.select([self._channel], [], [], _GRACE)[0]:
+        if not _readable([self._channel.fileno()], _GRACE):
             log.error("a hook could not be ended in %.0f s", _GRACE)
             return self._lost(why)
         answer = self._receive()
@@ -214,3 +217,11 @@ class _Keeper:
             self._process.wait(_GRACE)
         except subprocess.TimeoutExpired:
             self._lost()
+
+
+def _readable(descriptors: Iterable[int], timeout: float) -> set[int]:
+    """Those that are, within so many seconds. Other than by `select`, they may be any number."""
+    waiting = select.poll()
+    for descriptor in descriptors:
+        waiting.register(descriptor, select.POLLIN)
+    return {descriptor for descriptor, _ in waiting.poll(timeout * 1000)}

@@ -15,6 +15,7 @@ from balsam_exec.client.service import Service
 from balsam_exec.hooks.calls import INPUT_FILES, HookAnswer, HookCall
 from balsam_exec.hooks.pool import HookPool
 from balsam_exec.model.apps import AppRecord, Isolation
+from balsam_exec.model.errors import ServiceUnavailable
 from balsam_exec.model.hooks import HookJob, HookQuery
 from balsam_exec.platform.settings import ProcessingSettings
 from balsam_exec.site.desk import Desk
@@ -88,7 +89,17 @@ class Processing(Part):
         app_id = job.job.app_id
         known = self._apps.get(app_id)
         if known is None or known.digest != job.app_digest:
-            self._apps[app_id] = self._service.app(app_id)
+            self._apps[app_id] = self._fetch(app_id)
+
+    def _fetch(self, app_id: int) -> AppRecord:
+        """Goes on while the service is away, which is no reason to end the hooks that are running."""
+        while True:
+            try:
+                return self._service.app(app_id)
+            except ServiceUnavailable as error:
+                if self.stopped:
+                    raise
+                log.warning("%s", error)
 
     def _call(self, job: HookJob, app: AppRecord) -> HookCall:
         return HookCall(
