@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from itertools import combinations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from balsam_exec.launcher.placement import (
     WHOLE,
@@ -22,7 +24,7 @@ from balsam_exec.launcher.placement import (
     room,
     vacate,
 )
-from balsam_exec.model.jobs import Resources
+from balsam_exec.model.jobs import JobPatch, JobSpec, Resources
 from balsam_exec.platform.nodes import NodeSpec
 
 
@@ -103,6 +105,13 @@ def test_bound_jobs_of_one_core_have_it_for_themselves() -> None:
     assert room(free, Need.of(bound)) == room(free, Need.of(job, "depth")) == 8
     unbound = Resources(launch_params={"cpu_affinity": "none"})
     assert Need.of(unbound, "depth").cores == 0
+
+
+@pytest.mark.parametrize("make", [partial(JobSpec, app_id=1, workdir="w"), JobPatch])
+def test_an_affinity_that_does_not_exist_is_refused(make: Callable[..., object]) -> None:
+    with pytest.raises(ValidationError, match="cpu_affinity is one of none, depth, not 'wide'"):
+        make(launch_params={"cpu_affinity": "wide"})
+    make(launch_params={"cpu_affinity": "depth", "-l": ""})
 
 
 @pytest.mark.parametrize(
