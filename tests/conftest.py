@@ -14,6 +14,7 @@ from balsam_exec.embedded import Deployment
 from tests.support.postgres import PostgresServer
 from tests.support.processes import MARKER, reap_leftovers
 from tests.support.services import LiveService
+from tests.support.slurm import SlurmCluster, missing
 
 CONFIGURATION = ("BALSAM_HOME", "BALSAM_URL", "BALSAM_TOKEN", "BALSAM_SITE")
 
@@ -62,6 +63,24 @@ def database_url(request: pytest.FixtureRequest) -> str:
     """An empty database of this test's own, on each kind of database in turn."""
     url: str = request.getfixturevalue({"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param])
     return url
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(nothing_left_running: None) -> Iterator[SlurmCluster]:
+    """A Slurm of four nodes, one for each test worker, started when the first test asks for it."""
+    if reason := missing():
+        pytest.skip(f"Slurm is not installed, {reason}")
+    with SlurmCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def slurm(slurm_cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmCluster]:
+    """That Slurm, all idle, as the one of this machine: the test and what it starts reach it by its commands."""
+    for name, value in slurm_cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    yield slurm_cluster
+    slurm_cluster.clear()
 
 
 @pytest.fixture

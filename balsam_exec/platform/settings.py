@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Self
 
@@ -18,6 +19,8 @@ from balsam_exec.platform.mpi import Launcher
 
 FILE_NAME = "settings.yml"
 
+SchedulerName = Literal["local", "slurm"]
+
 _TEMPLATE = """\
 # Settings of this Balsam site. Its agent and its launchers read them when they start.
 
@@ -27,8 +30,11 @@ name: {name}
 # The id of the site at the service; written when it is registered.
 site_id: {site_id}
 
-# The batch scheduler that gives allocations: "local" starts them at once on this machine.
+# The batch scheduler that gives allocations: slurm; "local" starts them at once on this machine.
 scheduler: local
+
+# Seconds between two looks at its queue (not for "local").
+scheduler_poll_sec: 10
 
 # Cores and GPUs of one node. null: as many as the machine of the launcher has.
 cores: null
@@ -73,7 +79,7 @@ class SiteSettings(BaseModel):
 
     name: Name
     site_id: Id | None = None  #: None: not registered yet
-    scheduler: Literal["local"] = "local"
+    scheduler: SchedulerName = "local"
     cores: int | None = Field(default=None, ge=1, le=100_000)  #: of a node; None: detected
     gpus: int | None = Field(default=None, ge=0, le=1_000)  #: of a node; None: detected
     idle_ttl_sec: int = Field(default=60, ge=0)
@@ -82,6 +88,8 @@ class SiteSettings(BaseModel):
     mpi_launcher: Launcher = "mpiexec"  #: the program that starts the ranks of jobs
     #: Seconds between the SIGTERM that ends an allocation and the SIGKILL of what is left of it.
     cancel_grace_sec: float = Field(default=30, ge=0, le=86_400)
+    #: Seconds between two looks at the queue of a batch scheduler (not "local", which tells by itself).
+    scheduler_poll_sec: float = Field(default=10, gt=0, le=3_600)
     processing: ProcessingSettings = ProcessingSettings()  #: of hooks
     file_cleaner: FileCleanerSettings = FileCleanerSettings()  #: of files that apps declare as disposable
 
@@ -154,19 +162,30 @@ def _scalar(value: object) -> str:
 
 
 def _problems(error: ValidationError) -> str:
-    known = ", ".join(SiteSettings.model_fields)
     found = []
     for item in error.errors():
         key = ".".join(map(str, item["loc"]))
-        unknown = item["type"] == "extra_forbidden"
-        found.append(f"there is no setting {key!r} (there are: {known})" if unknown else f"{key}: {item['msg']}")
+        if item["type"] == "extra_forbidden":
+            found.append(f"there is no setting {key!r} (there are: {', '.join(_beside(item['loc']))})")
+        else:
+            found.append(f"{key}: {item['msg']}")
     return "; ".join(found)
+
+
+def _beside(place: tuple[int | str, ...]) -> Iterable[str]:
+    """The settings of the section that this one is in."""
+    section: type[BaseModel] = SiteSettings
+    for key in place[:-1]:
+        section = type(section.model_fields[str(key)].default)
+    return section.model_fields
 
 
 _JOB_TEMPLATE = """\
 #!/bin/bash
+{{ directives }}
 # The script that each allocation of this site runs, a Jinja2 template. Load modules and set variables here: jobs
-# inherit them. It may use: job (the batch job), site_dir, python, launcher (the command that runs the jobs).
+# inherit them. It may use: job (the batch job), site_dir, python, launcher (the command that runs the jobs), directives
+# (the lines that ask the batch scheduler for nodes, time, queue, project and optional_params; more may follow them).
 #
 # Keep `exec`, so that the scheduler's signals reach the launcher: it then has its jobs restarted elsewhere.
 

@@ -81,8 +81,10 @@ class Allocations(Part):
         self._look_once_more()
         self._wake.clear()
         while self._cancel_seen():
-            if not self._wake.wait(deadline - time.monotonic()):
+            left = deadline - time.monotonic()
+            if left <= 0:
                 return False
+            self._wake.wait(min(left, self._scheduler.poll_sec or left))
             self._wake.clear()
         self._look_once_more()
         return True
@@ -134,7 +136,7 @@ class Allocations(Part):
             pause = _FIRST_PAUSE
             if not watcher.is_alive():
                 raise BalsamError("lost the change feed")
-            self._wake.wait(self._scheduler.poll_sec)
+            self._wake.wait(self._scheduler.poll_sec if self._seen else None)
 
     def _reconcile(self) -> int:
         """Take every batch job as far as it goes now; the number of those the scheduler still has."""
@@ -192,19 +194,10 @@ class Allocations(Part):
         self._service.patch_batch_job(job.id, patch)
 
     def _submit(self, job: BatchJobRecord) -> str:
-        key = _key(job)
-        script = self._site.qsubmit / f"{key}.sh"
-        script.write_text(render_script(job, self._site))
+        spec = _spec(job, self._site)
+        script = self._site.qsubmit / f"{spec.key}.sh"
+        script.write_text(render_script(job, self._site, self._scheduler.directives(spec)))
         script.chmod(0o755)
-        spec = SubmitSpec(
-            key=key,
-            num_nodes=job.num_nodes,
-            wall_time_min=job.wall_time_min,
-            queue=job.queue,
-            project=job.project,
-            log=self._site.log / f"batch-job-{key}.log",
-            optional_params=job.optional_params,
-        )
         return self._scheduler.submit(script, spec)
 
 
@@ -213,9 +206,30 @@ def _key(job: BatchJobRecord) -> str:
     return f"{job.id}-{job.created.astimezone(UTC):%Y%m%dT%H%M%S}"
 
 
-def render_script(job: BatchJobRecord, site: SiteDirectory, python: str = sys.executable) -> str:
-    """The script of an allocation, from the site's job-template.sh. Raises jinja2.TemplateError, OSError."""
+def _spec(job: BatchJobRecord, site: SiteDirectory) -> SubmitSpec:
+    key = _key(job)
+    return SubmitSpec(
+        key=key,
+        num_nodes=job.num_nodes,
+        wall_time_min=job.wall_time_min,
+        queue=job.queue,
+        project=job.project,
+        log=site.log / f"batch-job-{key}.log",
+        optional_params=job.optional_params,
+    )
+
+
+def render_script(job: BatchJobRecord, site: SiteDirectory, directives: list[str]) -> str:
+    """The script of an allocation, from the site's job-template.sh; `directives` are lines that the scheduler reads.
+    Raises jinja2.TemplateError, OSError."""
+    python = sys.executable
     launcher = [python, "-P", "-m", "balsam_exec.launcher", "--site", str(site.path), "--batch-job", str(job.id)]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string(Path(site.job_template).read_text())
-    return template.render(job=job, site_dir=str(site.path), python=python, launcher=shlex.join(launcher))
+    return template.render(
+        job=job,
+        site_dir=str(site.path),
+        python=python,
+        launcher=shlex.join(launcher),
+        directives="\n".join(directives),
+    )

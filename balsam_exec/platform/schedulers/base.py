@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar
 
 from balsam_exec.model.errors import BalsamError
 
@@ -39,6 +38,7 @@ class Status:
     state: SchedulerState
     exit_code: int | None = None  #: of the script, once FINISHED; None where it was not recorded
     info: str = ""  #: why, in words for a person
+    time_left: float | None = None  #: seconds until a RUNNING one is taken away; None: not known, or no limit
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,15 @@ class SubmitSpec:
     optional_params: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Window:
+    """Idle nodes that nobody is expected to need for a while: what fits in starts at once."""
+
+    queue: str
+    num_nodes: int
+    wall_time_min: int | None  #: for so long; None: no limit is known
+
+
 class Scheduler(ABC):
     """A batch scheduler. Methods may block for as long as its commands take; they are safe to call from any thread.
 
@@ -61,7 +70,11 @@ class Scheduler(ABC):
     """
 
     #: Seconds between two looks at the statuses; None: `on_change` (given when it is made) is called at each change.
-    poll_sec: ClassVar[float | None] = None
+    poll_sec: float | None = None
+
+    def directives(self, spec: SubmitSpec) -> list[str]:
+        """The lines for the top of a script that ask the scheduler for what `spec` says. Raises SubmitRefused."""
+        return []
 
     @abstractmethod
     def submit(self, script: Path, spec: SubmitSpec) -> str:
@@ -85,6 +98,10 @@ class Scheduler(ABC):
 
         Returns at once; `statuses` says when it is over. Harmless when repeated and for a job that has ended.
         """
+
+    def windows(self) -> list[Window]:
+        """Where an allocation would start at once, as far as the scheduler tells; none: nothing is known."""
+        return []
 
     def close(self) -> None:
         """Release what the object holds. Jobs go on."""

@@ -1,0 +1,262 @@
+"""What the schedulers share that are spoken to by commands: running these, and submitting a key at most once."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, ClassVar
+
+from balsam_exec.platform.schedulers.base import (
+    Scheduler,
+    SchedulerState,
+    SchedulerUnavailable,
+    Status,
+    SubmitRefused,
+    SubmitSpec,
+)
+
+log = logging.getLogger(__name__)
+
+#: What `BatchJobSpec` has for a queue or a project that nobody named: the scheduler's default.
+_UNNAMED = frozenset({"", "local"})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+
+
+class CommandScheduler(Scheduler):
+    """A scheduler with commands, asked every `poll_sec` seconds.
+
+    In `directory`, `KEY.id` is at once the intent to submit a key (it is there), the lock while its submission goes on
+    (the command holds it, whoever dies), and the record: the command itself writes the id into it. Where that was lost,
+    the scheduler knows the job by its `tag`.
+
+    An adapter says how to ask (`options`, `submit_command`), and what answers mean (`job_id`, `tagged`, `statuses`).
+    """
+
+    #: How lines of a script begin that the scheduler reads.
+    prefix: ClassVar[str]
+    #: The id in what the submitting command prints.
+    job_id: ClassVar[re.Pattern[str]]
+    #: In the words of a command that could not reach the scheduler. Other failures are answers.
+    away: ClassVar[re.Pattern[str]]
+
+    def __init__(self, directory: Path, *, poll_sec: float, timeout: float = 30.0, forget_sec: float = 60.0) -> None:
+        """`timeout`: seconds for a command. After `forget_sec` seconds in which the scheduler says that there is no job
+        of an id, this is taken for proven."""
+        self.poll_sec = poll_sec
+        self._directory = directory.absolute()
+        self._digest = hashlib.sha256(bytes(directory.resolve())).hexdigest()[:8]
+        self._timeout = timeout
+        self._forget_sec = forget_sec
+        self._disowned: dict[str, float] = {}  #: id -> since when the scheduler says that there is no such job
+        self._submitting = threading.Lock()
+        self._slow: list[subprocess.Popen[bytes]] = []  #: submissions that took too long to wait for
+
+    # --- what an adapter says
+
+    @abstractmethod
+    def options(self, spec: SubmitSpec) -> list[str]:
+        """What to ask for, as the scheduler's options: nodes, time, queue, project, optional parameters."""
+
+    @abstractmethod
+    def submit_command(self, script: Path, spec: SubmitSpec) -> list[str]:
+        """Submits the script with the tag of its key and the environment of this process."""
+
+    @abstractmethod
+    def tagged(self, tag: str) -> str | None:
+        """The id of the job that was submitted with this tag, if the scheduler still knows it."""
+
+    def tag(self, key: str) -> str:
+        """The name of a submission at the scheduler, where its owner may have several sites."""
+        return f"{key}-{self._digest}"
+
+    # --- asking for what a spec says
+
+    def directives(self, spec: SubmitSpec) -> list[str]:
+        options = self.options(spec)
+        for option in options:
+            if not option.isprintable():
+                raise SubmitRefused(f"{option!r} cannot stand in a script: it has more than one line")
+        return [f"{self.prefix} {option}" for option in options]
+
+    # --- submitting once
+
+    def submit(self, script: Path, spec: SubmitSpec) -> str:
+        if not any(line.startswith(self.prefix) for line in script.read_text().splitlines()):
+            raise SubmitRefused(
+                f"{script} has no line that begins with {self.prefix}, so it asks for no nodes and no time: put "
+                "{{ directives }} below the first line of job-template.sh"
+            )
+        with self._submitting, self._record(spec.key).open("a+b", buffering=0) as record:
+            _lock(record)
+            known = self._read(record) or self._recall(record, spec)
+            return known or self._hand_over(script, spec, record)
+
+    def find(self, key: str) -> str | None:
+        try:
+            with self._record(key).open("rb") as record:
+                return self._read(record) or self.tagged(self.tag(key))
+        except FileNotFoundError:
+            return None
+
+    def _record(self, key: str) -> Path:
+        return self._directory / f"{key}.id"
+
+    def _read(self, record: IO[bytes]) -> str | None:
+        record.seek(0)
+        # Some sites greet on the standard output of their commands.
+        ids = self.job_id.findall(record.read().decode(errors="replace"))
+        return ids[-1] if ids else None
+
+    def _recall(self, record: IO[bytes], spec: SubmitSpec) -> str | None:
+        """The id of an earlier submission whose own words are lost."""
+        found = self.tagged(self.tag(spec.key))
+        if found is None and spec.log.exists():
+            raise SubmitRefused(f"it has run already, as {spec.log} shows, but the scheduler has forgotten it")
+        return found
+
+    def _hand_over(self, script: Path, spec: SubmitSpec, record: IO[bytes]) -> str:
+        argv = self.submit_command(script, spec)
+        # Files, not pipes: the command must be able to end its work when we are killed.
+        with tempfile.TemporaryFile() as errors, script.open("rb") as text:
+            process = self._spawn(argv, stdin=text, stdout=record, stderr=errors)
+            try:
+                code = process.wait(self._timeout)
+            except subprocess.TimeoutExpired:
+                # It may succeed yet. It holds the lock, so that nobody submits again before it has ended.
+                self._slow.append(process)
+                raise SchedulerUnavailable(f"{argv[0]} has not answered for {self._timeout:.0f} s") from None
+            errors.seek(0)
+            words = _words(errors.read().decode(errors="replace"))
+        if code < 0 or (code and self.away.search(words)):
+            raise SchedulerUnavailable(f"{argv[0]}: {words or f'ended by signal {-code}'}")
+        if code:
+            raise SubmitRefused(f"{argv[0]}: {words or f'exit code {code}'}")
+        found = self._read(record)
+        if found is None:
+            raise SchedulerUnavailable(f"{argv[0]} printed no id, see {self._record(spec.key)}")
+        return found
+
+    def _spawn(
+        self, argv: list[str], *, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        self._slow = [process for process in self._slow if process.poll() is None]
+        try:
+            # A session of its own: Ctrl-C on our terminal is not for it.
+            return subprocess.Popen(
+                argv, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True, cwd=self._directory.parent
+            )
+        except OSError as error:
+            raise _cannot_run(argv, error) from error
+
+    # --- asking
+
+    def ask(self, *argv: str) -> str:
+        """The output of a command. Raises SchedulerUnavailable when it fails, whatever the reason."""
+        answer = self.run(*argv)
+        if answer.code:
+            raise SchedulerUnavailable(f"{argv[0]}: {_words(answer.err) or f'exit code {answer.code}'}")
+        return answer.out
+
+    def run(self, *argv: str, environ: Mapping[str, str] | None = None) -> Answer:
+        """What a command answers, a refusal included. Raises SchedulerUnavailable if it could not ask."""
+        try:
+            done = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=self._timeout,
+                env={**os.environ, "LC_ALL": "C", **(environ or {})},
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise SchedulerUnavailable(f"{argv[0]} has not answered for {self._timeout:.0f} s") from None
+        except OSError as error:
+            raise _cannot_run(argv, error) from error
+        answer = Answer(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+        if answer.code < 0 or (answer.code and self.away.search(answer.err)):
+            raise SchedulerUnavailable(f"{argv[0]}: {_words(answer.err) or f'ended by signal {-answer.code}'}")
+        return answer
+
+    def owned(self, statuses: Mapping[str, Status]) -> dict[str, Status]:
+        """Note that the scheduler knows these jobs."""
+        for scheduler_id in statuses:
+            self._disowned.pop(scheduler_id, None)
+        return dict(statuses)
+
+    def disowned(self, scheduler_id: str) -> Status:
+        """The status of a job of which the scheduler, asked for it by its id, says that it does not exist.
+
+        It forgets what has ended, sooner or later; but what it says just after a restart, or before it has written
+        down a submission, is no proof.
+        """
+        since = self._disowned.setdefault(scheduler_id, time.monotonic())
+        if time.monotonic() - since < self._forget_sec:
+            return Status(SchedulerState.UNKNOWN, info="the scheduler does not know it")
+        return Status(SchedulerState.FINISHED, info="the scheduler has forgotten it")
+
+    def close(self) -> None:
+        for process in self._slow:
+            process.poll()
+
+
+def chosen(name: str) -> bool:
+    """Whether a queue or project was named."""
+    return name not in _UNNAMED
+
+
+def ended(code: int | None) -> tuple[int | None, str]:
+    """An exit code as a shell has it, and in words; negative: ended by this signal."""
+    if code is None:
+        return None, "it left no exit code"
+    if code < 0:
+        return 128 - code, f"ended by signal {-code}"
+    return code, f"exit code {code}"
+
+
+def seconds(text: str) -> float | None:
+    """Of `[[days-]hours:]minutes:seconds`; None for anything else (UNLIMITED)."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    if match is None:
+        return None
+    days, hours, minutes, secs = (int(group or 0) for group in match.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + secs)
+
+
+def _lock(record: IO[bytes]) -> None:
+    try:
+        fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SchedulerUnavailable("an earlier submission of this has not ended yet") from None
+
+
+def _cannot_run(argv: Sequence[str], error: OSError) -> SchedulerUnavailable:
+    if shutil.which(argv[0]) is None:
+        return SchedulerUnavailable(
+            f"there is no {argv[0]} on the PATH of the agent: is `scheduler` in settings.yml the one of this machine?"
+        )
+    return SchedulerUnavailable(f"cannot run {argv[0]}: {error}")
+
+
+def _words(text: str) -> str:
+    """Several lines as one."""
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())

@@ -1,0 +1,139 @@
+"""What every scheduler has to do, run over each of them."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from balsam_exec.platform.processes import Process
+from balsam_exec.platform.schedulers.base import SchedulerState
+from tests.platform.bench import Bench, LocalBench, SlurmBench
+from tests.support.processes import wait_until
+
+FINISHED, RUNNING = SchedulerState.FINISHED, SchedulerState.RUNNING
+
+#: A script that says when it is there, and ends when the file `go` is.
+WAITING = "echo ready; while [ ! -e go ]; do sleep 0.02; done;"
+
+
+@pytest.fixture(params=["local", "slurm"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    """Each scheduler in turn."""
+    if request.param == "slurm":
+        request.getfixturevalue("slurm")
+    bench = {"local": LocalBench, "slurm": SlurmBench}[request.param](tmp_path)
+    yield bench
+    bench.close()
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_runs_the_script_and_knows_how_it_ended(bench: Bench, code: int) -> None:
+    status = bench.wait_finished(bench.submit(f"echo hello; exit {code}"))
+    assert status.exit_code == code
+    assert f"exit code {code}" in status.info
+    assert bench.logged() == ["hello"]
+
+
+def test_a_running_one_is_running(bench: Bench) -> None:
+    scheduler_id = bench.submit("exec sleep 60")
+    bench.wait_state(scheduler_id, RUNNING)
+    bench.scheduler.cancel(scheduler_id)
+
+
+def test_the_script_has_our_environment_and_the_directory_of_the_site(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BALSAM_TOKEN", "a secret, with = and ,")
+    bench.wait_finished(bench.submit('pwd; echo "$BALSAM_TOKEN"'))
+    assert bench.logged() == [str(bench.directory), "a secret, with = and ,"]
+
+
+def test_find_knows_what_was_submitted(bench: Bench) -> None:
+    assert bench.scheduler.find("1") is None
+    scheduler_id = bench.submit("true")
+    assert bench.scheduler.find("1") == scheduler_id
+    bench.wait_finished(scheduler_id)
+    assert bench.scheduler.find("1") == scheduler_id
+    assert bench.scheduler.find("11") is None
+
+
+def test_several_at_a_time(bench: Bench) -> None:
+    first = bench.submit(WAITING, bench.spec("first"))
+    second = bench.submit("exit 2", bench.spec("second"))
+    bench.wait_finished(second)
+    bench.wait_state(first, RUNNING)
+    statuses = bench.scheduler.statuses([first, second])
+    assert {name: status.state for name, status in statuses.items()} == {first: RUNNING, second: FINISHED}
+    (bench.directory / "go").touch()
+    bench.wait_finished(first)
+
+
+def test_a_key_runs_once(bench: Bench) -> None:
+    first = bench.submit("echo run; sleep 0.1")
+    second = bench.submit("echo run; sleep 0.1")
+    assert first == second
+    bench.wait_finished(first)
+    assert bench.submit("echo run") == first
+    assert bench.logged() == ["run"]
+
+
+def test_a_key_runs_once_when_several_submit_it_at_once(bench: Bench) -> None:
+    ids: list[str] = []
+    spec = bench.spec()
+    script = bench.script(spec, "echo run; exec sleep 60")
+    threads = [threading.Thread(target=lambda: ids.append(bench.scheduler.submit(script, spec))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(ids) == 8
+    assert len(set(ids)) == 1
+    bench.wait_logged("run")
+    bench.scheduler.cancel(ids[0])
+    bench.wait_finished(ids[0])
+    assert bench.logged().count("run") == 1
+
+
+def test_cancel_lets_the_script_end_in_its_own_way(bench: Bench) -> None:
+    scheduler_id = bench.submit("trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.01; done")
+    bench.wait_logged("ready")
+    bench.scheduler.cancel(scheduler_id)
+    bench.scheduler.cancel(scheduler_id)  # harmless
+    assert bench.wait_finished(scheduler_id).exit_code == 3
+    assert [line for line in bench.logged() if not line.startswith("slurmstepd")] == ["ready", "bye"]
+
+
+def test_cancel_kills_what_does_not_end_and_all_it_started(bench: Bench) -> None:
+    scheduler_id = bench.submit("trap '' TERM; set -m; sleep 71 & echo $!; while :; do sleep 0.01; done")
+    wait_until(lambda: bool(bench.logged()), 10, "the script to start")
+    child = Process.of(int(bench.logged()[0]))
+    assert child is not None
+    bench.scheduler.cancel(scheduler_id)
+    bench.scheduler.cancel(scheduler_id)  # harmless
+    assert bench.wait_finished(scheduler_id).exit_code in (None, 128 + signal.SIGKILL)
+    assert not child.alive
+    bench.scheduler.cancel(scheduler_id)  # harmless
+
+
+def test_a_restarted_scheduler_learns_of_the_end(bench: Bench) -> None:
+    scheduler_id = bench.submit(f"{WAITING} exit 4")
+    bench.wait_logged("ready")
+    bench.restart()
+    bench.wait_state(scheduler_id, RUNNING)
+    (bench.directory / "go").touch()
+    assert bench.wait_finished(scheduler_id).exit_code == 4
+
+
+def test_a_restarted_scheduler_knows_what_ended_meanwhile(bench: Bench) -> None:
+    scheduler_id = bench.submit("exit 5")
+    before = bench.wait_finished(scheduler_id)
+    bench.restart()
+    assert bench.status(scheduler_id) == before
+
+
+def test_asked_about_nothing(bench: Bench) -> None:
+    assert bench.scheduler.statuses([]) == {}
