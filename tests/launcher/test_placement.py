@@ -214,7 +214,7 @@ def check_share(share: Share, need: Need, node: Node) -> None:
     assert all(units % need.gpu_part == 0 for units in parts)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(SHAPES, st.lists(st.tuples(RESOURCES, st.integers(0, 9)), max_size=20))
 def test_nothing_is_shared_that_is_not_to_be_and_no_free_fit_is_left(
     shapes: list[tuple[int, int]], arrivals: list[tuple[Resources, int]]
