@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from balsam_exec.client.config import load_credentials
+from balsam_exec.client.config import Credentials, load_credentials
 from balsam_exec.client.service import Service
 from balsam_exec.launcher.launcher import Launcher, Mission, obey_guardian, obey_signals
 from balsam_exec.launcher.pilot import Terms
@@ -41,14 +42,22 @@ def launch(site: Path, batch_job_id: int, guardians: Iterable[int] = ()) -> int:
         log.error("the launcher cannot start: %s", error)
         return 1
     mission = replace(mission_of(directory, settings, batch_job, session.ttl_sec), max_entity=max_entity)
-    # Jobs use the same service as we do, and by default the site that they run at.
-    handed_on = credentials.model_copy(update={"site": str(batch_job.site_id)}).variables()
-    launcher = Launcher(service, session, mission, {**os.environ, **handed_on})
+    launcher = Launcher(service, session, mission, job_environment(os.environ, credentials, batch_job.site_id))
     obey_signals(launcher)
     for guardian in guardians:
         obey_guardian(launcher, guardian)
     log.info("launcher of batch job %d, session %d, on %s", batch_job.id, session.id, mission.nodes)
     return 0 if run_to_the_end(launcher, service) else 1
+
+
+def job_environment(environ: Mapping[str, str], credentials: Credentials, site_id: int) -> dict[str, str]:
+    """What jobs inherit: our environment, the service that we use, by default the site that they run at, and a PATH on
+    which the balsam command is found, after everything else."""
+    path = environ.get("PATH", os.defpath)
+    if shutil.which("balsam", path=path) is None:
+        path += os.pathsep + os.path.dirname(sys.executable)
+    handed_on = credentials.model_copy(update={"site": str(site_id)}).variables()
+    return {**environ, **handed_on, "PATH": path}
 
 
 def run_to_the_end(launcher: Launcher, service: Service) -> bool:
