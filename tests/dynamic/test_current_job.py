@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from balsam_exec import ApplicationDefinition, Job, current_job
+from balsam_exec.client.config import Credentials
 from balsam_exec.config import SiteConfig
 from balsam_exec.embedded import Deployment
+from balsam_exec.launcher.launch import job_environment
 from balsam_exec.model.errors import ConfigurationError, DoesNotExist, JobCancelled
 
 pytestmark = pytest.mark.usefixtures("allocation")
@@ -212,6 +215,20 @@ def test_a_shell_command_creates_jobs_with_the_command_line(deployment: Deployme
     made = Job.objects.get(tags={"by": str(job.id)})
     made.result(DEADLINE)
     assert (made.resolve_workdir(deployment.home / "site/data") / "job.out").read_text() == "hello\n"
+
+
+def test_the_command_line_is_found_by_jobs_wherever_it_is_installed(tmp_path: Path) -> None:
+    credentials = Credentials(url="http://here", token=SecretStr("secret"), site="elsewhere")
+    given = job_environment({"PATH": "/usr/bin:/bin", "MINE": "1"}, credentials, 7)
+    assert given == {
+        "PATH": f"/usr/bin:/bin:{Path(sys.executable).parent}",
+        "MINE": "1",
+        "BALSAM_URL": "http://here",
+        "BALSAM_TOKEN": "secret",
+        "BALSAM_SITE": "7",
+    }
+    (tmp_path / "balsam").touch(mode=0o755)
+    assert job_environment({"PATH": f"/bin:{tmp_path}"}, credentials, 7)["PATH"] == f"/bin:{tmp_path}"
 
 
 def test_a_program_of_a_command_knows_its_job(tmp_path: Path) -> None:
