@@ -27,8 +27,8 @@ def is_amd(dev: Path) -> bool:
 def gpu_environment(ids: Sequence[str], amd: bool = False) -> dict[str, str]:
     """What shows a process these GPUs and no others, whoever made them.
 
-    AMD's HIP obeys CUDA_VISIBLE_DEVICES, too, but counts among those that ROCR_VISIBLE_DEVICES has left. Whether Intel's
-    driver takes an empty mask for "none" or for "all" was never tried.
+    AMD's HIP obeys CUDA_VISIBLE_DEVICES, too, but counts among those that ROCR_VISIBLE_DEVICES has left. Whether
+    Intel's driver takes an empty mask for "none" or for "all" was never tried.
     """
     environment = dict.fromkeys(VARIABLES, ",".join(ids))
     if amd:
