@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobSpec
@@ -19,7 +19,7 @@ from balsam_exec.model.sessions import Room, SessionSpec
 from balsam_exec.model.sites import SitePatch
 from balsam_exec.model.states import RUNNABLE, BatchJobState, JobState, Step
 from balsam_exec.model.transfers import TransferPatch, TransferState
-from balsam_exec.server.service import batch_jobs, explain, sessions, sites, transfers
+from balsam_exec.server.service import batch_jobs, explain, reasons, sessions, sites, transfers
 from balsam_exec.server.service.places import Demand, Place, fits, obstacles
 from balsam_exec.server.service.reasons import Facts, Happened, Lease
 from balsam_exec.server.service.reasons import explain as decide
@@ -104,7 +104,7 @@ def test_of_many_parents_some_are_named(world: World) -> None:
     parents = world.create(*[world.spec()] * 30)
     [child] = world.create(world.spec(parent_ids=parents))
     [reason] = why(world, child).reasons
-    assert reason.text.startswith("30 of its 30 parents have yet to finish: ")
+    assert reason.text.startswith("all its 30 parents have yet to finish: ")
     assert reason.text.endswith(f"{parents[9]} (PREPROCESSED) and 20 more")
 
 
@@ -253,6 +253,7 @@ def test_what_a_launcher_says_of_itself_counts(world: World) -> None:
     assert codes(why(world, large)) == [Cause.TOO_FEW_NODES]
 
 
+@settings(deadline=None, max_examples=50)  # each writes to a database
 @given(data=st.data())
 def test_what_a_launcher_is_given_is_what_is_said_to_fit(property_world: World, data: st.DataObject) -> None:
     """`obstacles` says in Python what `acquire` asks in SQL."""
@@ -298,6 +299,14 @@ def test_all_are_busy(world: World) -> None:
     text = f"1 job of its site is before it, and 1 job is with the launcher of batch job {made}"
     assert found.reasons[0].text == text
     assert "it is the next" in why(world, longer[1]).summary
+
+
+def test_of_very_many_jobs_not_all_are_counted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reasons, "MANY", 2)
+    *_, third, last = world.create(*[world.spec()] * 4)
+    world.open()
+    assert why(world, third).reasons[0].text.startswith("2 jobs of its site are before it, and 0 jobs are with")
+    assert why(world, last).reasons[0].text.startswith("more than 2 jobs of its site are before it")
 
 
 def test_a_session_that_expired_is_none(world: World) -> None:

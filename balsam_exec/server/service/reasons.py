@@ -19,6 +19,8 @@ from balsam_exec.server.service.words import ago, are, listed, number, span
 #: Seconds without a sign of life after which an agent is said to be away: it gives one every 20.
 AGENT_SILENT = 60
 _S = JobState
+#: Jobs that go before it are counted so far.
+MANY = 10_000
 #: Before it in the history is another run.
 _BEGINS = (_S.RUNNING, _S.RESTART_READY)
 #: What a site calls the copying of files from parents, in the event of its failure.
@@ -119,7 +121,8 @@ def _some_parents(cause: Cause, what: str, facts: Facts, counts: Mapping[JobStat
     some = [(one, state) for one, state in facts.waiting_for if state in counts]
     count = sum(counts.values())
     names = listed([f"{one} ({state})" for one, state in some], count)
-    which = "its parent" if total == 1 else f"{count:,} of its {total:,} parents"
+    some_of_many = f"{count:,} of its {total:,} parents" if count < total else f"all its {total:,} parents"
+    which = "its parent" if total == 1 else some_of_many
     text = f"{which} {'have' if count > 1 else 'has'} {what}: {names}"
     detail = {"parents": total, "states": {state.value: n for state, n in counts.items()}, "ids": [i for i, _ in some]}
     return Reason(code=cause, text=text, detail=detail)
@@ -187,9 +190,17 @@ def _busy(facts: Facts, fitting: Sequence[Place]) -> Reason:
     held = sum(place.held for place in fitting)
     detail = {"ahead": facts.ahead, "held": held, "allocations": len(fitting)}
     names = listed([place.name for place in fitting[:SHOWN]], len(fitting))
-    turn = f"{number(facts.ahead, 'job')} of its site {are(facts.ahead)} before it" if facts.ahead else "it is the next"
-    text = f"{turn}, and {number(held, 'job')} {are(held)} with the launcher{'s' * (len(fitting) > 1)} of {names}"
+    launchers = f"the launcher{'s' * (len(fitting) > 1)} of {names}"
+    text = f"{_turn(facts.ahead)}, and {number(held, 'job')} {are(held)} with {launchers}"
     return Reason(code=Cause.BUSY, text=text, detail=detail)
+
+
+def _turn(ahead: int) -> str:
+    if not ahead:
+        return "it is the next"
+    if ahead > MANY:
+        return f"more than {MANY:,} jobs of its site are before it"
+    return f"{number(ahead, 'job')} of its site {are(ahead)} before it"
 
 
 def _no_allocation(facts: Facts) -> Reason:

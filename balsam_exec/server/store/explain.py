@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, or_, select, text
+from sqlalchemy import Connection, case, func, select, text, union_all
 
 from balsam_exec.model.events import Kind
 from balsam_exec.model.states import BATCH_JOB_ENDED, JobState
@@ -24,8 +24,6 @@ from balsam_exec.server.store.schema import (
 )
 from balsam_exec.server.store.types import AnyRow
 
-#: More jobs than these before it are not counted.
-MANY = 10_000
 _FAILED = (JobState.FAILED.value, JobState.USER_KILLED.value)
 
 
@@ -90,10 +88,13 @@ def living_batch_jobs(connection: Connection, site_id: int) -> list[AnyRow]:
     return list(connection.execute(query.order_by(batch_jobs.c.id)))
 
 
-def ahead(connection: Connection, site_id: int, priority: int, job_id: int) -> int:
-    """How many runnable jobs of the site are given to launchers before this one, up to MANY."""
-    before = or_(jobs.c.priority < priority, and_(jobs.c.priority == priority, jobs.c.id < job_id))
-    some = select(jobs.c.id).where(text(RUNNABLE_UNLEASED), jobs.c.site_id == site_id, before).limit(MANY).subquery()
+def ahead(connection: Connection, site_id: int, priority: int, job_id: int, limit: int) -> int:
+    """How many runnable jobs of the site are given to launchers before this one, up to the limit."""
+    runnable = select(jobs.c.id).where(text(RUNNABLE_UNLEASED), jobs.c.site_id == site_id)
+    # Two ranges of the index; of a comparison of pairs, or of "or", SQLite makes none.
+    more_urgent = runnable.where(jobs.c.priority < priority)
+    older = runnable.where(jobs.c.priority == priority, jobs.c.id < job_id)
+    some = union_all(more_urgent, older).limit(limit).subquery()
     return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
 
 
