@@ -37,11 +37,12 @@ def launch(site: Path, batch_job_id: int, guardians: Iterable[int] = ()) -> int:
         service = Service(credentials.url, credentials.token.get_secret_value())
         max_entity = service.max_entity
         batch_job = service.batch_job(batch_job_id)
-        session = service.open_session(SessionSpec(site_id=batch_job.site_id, batch_job_id=batch_job.id, ttl_sec=TTL))
+        mission = replace(mission_of(directory, settings, batch_job, TTL), max_entity=max_entity)
+        spec = SessionSpec(site_id=batch_job.site_id, batch_job_id=batch_job.id, ttl_sec=TTL, room=mission.room)
+        session = service.open_session(spec)
     except BalsamError as error:
         log.error("the launcher cannot start: %s", error)
         return 1
-    mission = replace(mission_of(directory, settings, batch_job, session.ttl_sec), max_entity=max_entity)
     launcher = Launcher(service, session, mission, job_environment(os.environ, credentials, batch_job.site_id))
     obey_signals(launcher)
     for guardian in guardians:
@@ -82,6 +83,7 @@ def mission_of(directory: SiteDirectory, settings: SiteSettings, batch_job: Batc
         filter_tags=batch_job.filter_tags,
         affinity=settings.cpu_affinity,
         mpi_launcher=settings.mpi_launcher,
+        hook_timeout=settings.processing.hook_timeout_sec,
     )
 
 
