@@ -184,7 +184,7 @@ class Result(Record):
     """How a job ended: the serialized value, or the serialized exception and its traceback as text.
 
     `error` is what a person reads (an exit code and the tail of the output, a traceback); `exception` is set where a
-    Python app raised; `reason` is "exception", "exit", "died" or "timeout" where `ok` is false.
+    Python app raised; `reason` is "exception", "exit", "died", "timeout" or "parent" where `ok` is false.
     """
 
     ok: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 from balsam_exec.model.base import Json
@@ -24,6 +25,7 @@ class Change(NamedTuple):
     failed: int
 
     @classmethod
+    @cache  # of few pairs of states, for every job that moves
     def between(cls, before: JobState, after: JobState) -> Change:
         pending = (after is not JobState.JOB_FINISHED) - (before is not JobState.JOB_FINISHED)
         return cls(pending, (after in FAILURES) - (before in FAILURES))

@@ -153,9 +153,8 @@ class Moves:
             self._restarted.add(job.id)
             self._step(job, JobState.AWAITING_PARENTS, None, self._why_revived(job))
             self._settle(job, None)
-        elif job.state in WAITING:
-            if _rest(job) is not job.state or job.is_lost:
-                self._settle(job, None)
+        elif job.state in WAITING and (_rest(job) is not job.state or job.is_lost):
+            self._settle(job, None)
 
     def _why_revived(self, job: JobRow) -> dict[str, str]:
         parent = self._known.get(self._told.get(job.id, 0))
