@@ -21,7 +21,7 @@ from balsam_exec.site.verdicts import failure, hook_of
 log = logging.getLogger(__name__)
 
 #: Seconds of work to hold in advance; and after which a job that has had to wait longer is asked for anew.
-_AHEAD, _STALE = 0.2, 1.0
+_AHEAD, _STALE = 0.5, 1.0
 #: Reports in one request.
 _BATCH = 500
 #: Seconds between two tries to report after a failure; and for the reports that are left when it closes.

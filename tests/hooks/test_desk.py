@@ -79,7 +79,7 @@ def test_quick_work_is_taken_in_advance(desk: Desk) -> None:
     for number in range(500):
         desk.take(visit(number))
         desk.report(visit(number), None)
-    assert 50 < desk.wait_for_room() <= 102
+    assert 100 < desk.wait_for_room() <= 252
 
 
 def test_one_report_is_under_way_and_the_others_gather(desk: Desk, service: FakeService) -> None:
