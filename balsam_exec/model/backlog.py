@@ -29,5 +29,5 @@ class HeldGroup(JobGroup):
 
 
 class Backlog(Record):
-    runnable: list[JobGroup]  #: the jobs that wait for a launcher
+    runnable: list[JobGroup]  #: the jobs that wait for a launcher; where they are very many, estimates from a part
     held: list[HeldGroup]
