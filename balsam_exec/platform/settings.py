@@ -19,7 +19,7 @@ from balsam_exec.platform.mpi import Launcher
 
 FILE_NAME = "settings.yml"
 
-SchedulerName = Literal["local", "slurm"]
+SchedulerName = Literal["local", "slurm", "pbs", "lsf", "flux"]
 
 _TEMPLATE = """\
 # Settings of this Balsam site. Its agent and its launchers read them when they start.
@@ -30,7 +30,7 @@ name: {name}
 # The id of the site at the service; written when it is registered.
 site_id: {site_id}
 
-# The batch scheduler that gives allocations: slurm; "local" starts them at once on this machine.
+# The batch scheduler that gives allocations: slurm, pbs, lsf, flux; "local" starts them at once on this machine.
 scheduler: local
 
 # Seconds between two looks at its queue (not for "local").

@@ -8,7 +8,16 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 from balsam_exec.platform.processes import Process
-from balsam_exec.platform.schedulers import LocalScheduler, Scheduler, SlurmScheduler, Status, SubmitSpec
+from balsam_exec.platform.schedulers import (
+    FluxScheduler,
+    LocalScheduler,
+    LsfScheduler,
+    PbsScheduler,
+    Scheduler,
+    SlurmScheduler,
+    Status,
+    SubmitSpec,
+)
 from balsam_exec.platform.schedulers.base import SchedulerState
 from tests.support.processes import wait_until
 
@@ -23,7 +32,7 @@ class Bench(ABC):
         self.directory = directory
         self.qsubmit = directory / "qsubmit"
         self.qsubmit.mkdir(exist_ok=True)
-        self.log = directory / "log"
+        self.log = directory / "1.log"  #: of the key "1"
         self.changed = threading.Event()
         self.scheduler: Scheduler = self.make()
 
@@ -45,7 +54,7 @@ class Bench(ABC):
             wall_time_min=wall_time_min,
             queue=queue,
             project="local",
-            log=self.log,
+            log=self.directory / f"{key}.log",
             optional_params=params,
         )
 
@@ -103,6 +112,26 @@ class SlurmBench(Bench):
 
     def make(self) -> SlurmScheduler:
         return SlurmScheduler(self.qsubmit, poll_sec=POLL, grace=GRACE)
+
+
+class PbsBench(Bench):
+    """The environment must have the stand-ins; likewise for the others."""
+
+    def make(self) -> PbsScheduler:
+        return PbsScheduler(self.qsubmit, poll_sec=POLL)
+
+
+class LsfBench(Bench):
+    def make(self) -> LsfScheduler:
+        return LsfScheduler(self.qsubmit, poll_sec=POLL)
+
+
+class FluxBench(Bench):
+    def make(self) -> FluxScheduler:
+        return FluxScheduler(self.qsubmit, poll_sec=POLL)
+
+
+BENCHES = {"local": LocalBench, "slurm": SlurmBench, "pbs": PbsBench, "lsf": LsfBench, "flux": FluxBench}
 
 
 def leader_of(scheduler_id: str) -> Process:

@@ -10,22 +10,28 @@ from pathlib import Path
 import pytest
 
 from balsam_exec.platform.processes import Process
-from balsam_exec.platform.schedulers.base import SchedulerState
-from tests.platform.bench import Bench, LocalBench, SlurmBench
+from balsam_exec.platform.schedulers.base import SchedulerState, SubmitRefused
+from tests.platform.bench import BENCHES, Bench, LocalBench
+from tests.support import fake_batch
 from tests.support.processes import wait_until
 
 FINISHED, RUNNING = SchedulerState.FINISHED, SchedulerState.RUNNING
 
-#: A script that says when it is there, and ends when the file `go` is.
-WAITING = "echo ready; while [ ! -e go ]; do sleep 0.02; done;"
+#: A script that says when it is there, and ends when the file `go` is in the directory of its log.
+WAITING = "echo ready; cd $(dirname $(readlink /proc/$$/fd/1)); while [ ! -e go ]; do sleep 0.02; done;"
 
 
-@pytest.fixture(params=["local", "slurm"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    """Each scheduler in turn."""
+@pytest.fixture(params=BENCHES)
+def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """Each scheduler in turn: local and Slurm themselves, commands that stand in for the others."""
     if request.param == "slurm":
         request.getfixturevalue("slurm")
-    bench = {"local": LocalBench, "slurm": SlurmBench}[request.param](tmp_path)
+    elif request.param != "local":
+        for name, value in fake_batch.install(tmp_path / "batch").items():
+            monkeypatch.setenv(name, value)
+    directory = tmp_path / "site"
+    directory.mkdir()
+    bench = BENCHES[request.param](directory)
     yield bench
     bench.close()
 
@@ -42,14 +48,33 @@ def test_a_running_one_is_running(bench: Bench) -> None:
     scheduler_id = bench.submit("exec sleep 60")
     bench.wait_state(scheduler_id, RUNNING)
     bench.scheduler.cancel(scheduler_id)
+    bench.wait_finished(scheduler_id)
 
 
-def test_the_script_has_our_environment_and_the_directory_of_the_site(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BALSAM_TOKEN", "a secret, with = and ,")
-    bench.wait_finished(bench.submit('pwd; echo "$BALSAM_TOKEN"'))
-    assert bench.logged() == [str(bench.directory), "a secret, with = and ,"]
+def test_the_script_knows_the_service(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BALSAM_URL", "http://a-service:1234")
+    bench.wait_finished(bench.submit('echo "$BALSAM_URL"'))
+    assert bench.logged() == ["http://a-service:1234"]
+
+
+def test_what_was_never_submitted_is_not_taken_for_finished(bench: Bench) -> None:
+    """Only the local scheduler's ids say themselves that nothing bears them any more."""
+    known = bench.submit("exit 6")
+    never = {"slurm": "4711", "pbs": "4711.fake", "lsf": "4711", "flux": "f4711x"}
+    if (name := type(bench.scheduler).__name__.removesuffix("Scheduler").lower()) in never:
+        bench.wait_finished(known)
+        statuses = bench.scheduler.statuses([known, never[name]])
+        assert statuses[known].exit_code == 6
+        assert statuses[never[name]].state is SchedulerState.UNKNOWN
+        bench.scheduler.cancel(never[name])  # harmless
+
+
+def test_a_refusal_in_the_words_of_the_scheduler(bench: Bench) -> None:
+    if isinstance(bench, LocalBench):
+        return  # it takes everything
+    with pytest.raises(SubmitRefused, match=r"(?i)queue|partition"):
+        bench.submit("true", bench.spec(queue="no-such"))
+    assert bench.scheduler.find("1") is None
 
 
 def test_find_knows_what_was_submitted(bench: Bench) -> None:
@@ -68,7 +93,7 @@ def test_several_at_a_time(bench: Bench) -> None:
     bench.wait_state(first, RUNNING)
     statuses = bench.scheduler.statuses([first, second])
     assert {name: status.state for name, status in statuses.items()} == {first: RUNNING, second: FINISHED}
-    (bench.directory / "go").touch()
+    (bench.log.parent / "go").touch()
     bench.wait_finished(first)
 
 
@@ -124,7 +149,7 @@ def test_a_restarted_scheduler_learns_of_the_end(bench: Bench) -> None:
     bench.wait_logged("ready")
     bench.restart()
     bench.wait_state(scheduler_id, RUNNING)
-    (bench.directory / "go").touch()
+    (bench.log.parent / "go").touch()
     assert bench.wait_finished(scheduler_id).exit_code == 4
 
 

@@ -81,6 +81,11 @@ class CommandScheduler(Scheduler):
     def submit_command(self, script: Path, spec: SubmitSpec) -> list[str]:
         """Submits the script with the tag of its key and the environment of this process."""
 
+    def submitted(self, text: str) -> str | None:
+        """The id in what the submitting command printed, in the last line that has one: some sites greet there."""
+        ids = self.job_id.findall(text)
+        return ids[-1] if ids else None
+
     @abstractmethod
     def tagged(self, tag: str) -> str | None:
         """The id of the job that was submitted with this tag, if the scheduler still knows it."""
@@ -123,9 +128,7 @@ class CommandScheduler(Scheduler):
 
     def _read(self, record: IO[bytes]) -> str | None:
         record.seek(0)
-        # Some sites greet on the standard output of their commands.
-        ids = self.job_id.findall(record.read().decode(errors="replace"))
-        return ids[-1] if ids else None
+        return self.submitted(record.read().decode(errors="replace"))
 
     def _recall(self, record: IO[bytes], spec: SubmitSpec) -> str | None:
         """The id of an earlier submission whose own words are lost."""

@@ -1,0 +1,113 @@
+"""PBS Pro and OpenPBS, through qsub, qstat, qselect and qdel."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from balsam_exec.platform.schedulers.base import SchedulerState, SchedulerUnavailable, Status, SubmitSpec
+from balsam_exec.platform.schedulers.commands import CommandScheduler, chosen, ended, seconds
+
+_QUEUED = frozenset("HQTW")
+_RUNNING = frozenset("BERSU")
+_ENDED = frozenset("FX")
+#: Exit statuses of PBS itself.
+_KILLED_BY_PBS = {
+    -26: "it used too much virtual memory",
+    -27: "it used too much memory",
+    -28: "it used too much CPU time",
+    -29: "it reached its wall time",
+}
+#: Added to the number of the signal that ended the script.
+_SIGNALLED = 256
+#: Not the token: PBS shows the variables of a job to everybody. Launchers read it from the credentials file.
+_VARIABLES = ("BALSAM_HOME", "BALSAM_URL", "BALSAM_SITE")
+
+
+class PbsScheduler(CommandScheduler):
+    """The tag of a submission is its name. Optional parameters are resources: `-l name=value`."""
+
+    prefix = "#PBS"
+    job_id = re.compile(r"^(\d+(?:\.\S+)?)$", re.MULTILINE)
+    away = re.compile(r"cannot connect|Connection refused|timed? ?out|server is (busy|shutting down)", re.IGNORECASE)
+
+    def options(self, spec: SubmitSpec) -> list[str]:
+        hours, minutes = divmod(spec.wall_time_min, 60)
+        place = {"select": spec.num_nodes, "place": "scatter:excl", "walltime": f"{hours:02}:{minutes:02}:00"}
+        resources = {**place, **spec.optional_params}
+        return [
+            *(f"-l {name}={value}" for name, value in resources.items()),
+            *(f"{option} {name}" for option, name in (("-q", spec.queue), ("-A", spec.project)) if chosen(name)),
+        ]
+
+    def submit_command(self, script: Path, spec: SubmitSpec) -> list[str]:
+        variables = [name for name in _VARIABLES if name in os.environ]
+        hand_on = ["-v", ",".join(variables)] if variables else []
+        output = ["-j", "oe", "-o", str(spec.log.absolute())]
+        return ["qsub", "-N", self.tag(spec.key), "-r", "n", *output, *hand_on, str(script.absolute())]
+
+    def tagged(self, tag: str) -> str | None:
+        return next(iter(self.ask("qselect", "-x", "-N", tag).split()), None)
+
+    def statuses(self, ids: Iterable[str]) -> dict[str, Status]:
+        wanted = list(ids)
+        if not wanted:
+            return {}
+        # It fails when it does not know one of them, and tells of the others all the same.
+        answer = self.run("qstat", "-x", "-f", "-F", "json", *wanted)
+        unknown = set(re.findall(r"Unknown Job Id:? (\S+)", answer.err, re.IGNORECASE))
+        if answer.code and not unknown:
+            raise SchedulerUnavailable(f"qstat: {answer.err.strip()}")
+        jobs = _jobs(answer.out)
+        return {
+            name: self.disowned(name)
+            if name in unknown
+            else _status(jobs[name])
+            if name in jobs
+            else Status(SchedulerState.UNKNOWN, info="PBS does not list it")
+            for name in wanted
+        }
+
+    def cancel(self, scheduler_id: str) -> None:
+        """PBS sends SIGTERM and, after its own kill_delay, SIGKILL."""
+        self.run("qdel", scheduler_id)
+
+
+def _jobs(text: str) -> dict[str, dict[str, Any]]:
+    if not text.strip():
+        return {}
+    try:
+        jobs = json.loads(text, strict=False).get("Jobs", {})  # values may have raw control characters
+    except ValueError as error:
+        raise SchedulerUnavailable(f"qstat printed what is not JSON: {error}") from error
+    return dict(jobs)
+
+
+def _status(job: Mapping[str, Any]) -> Status:
+    state, comment = job.get("job_state", ""), str(job.get("comment", ""))
+    if state in _QUEUED:
+        return Status(SchedulerState.QUEUED, info=comment)
+    if state in _RUNNING:
+        return Status(SchedulerState.RUNNING, time_left=_time_left(job))
+    if state in _ENDED:
+        code, words = _ended(job.get("Exit_status"))
+        return Status(SchedulerState.FINISHED, code, f"{words} ({comment})" if comment else words)
+    return Status(SchedulerState.UNKNOWN, info=f"PBS calls it {state}")
+
+
+def _ended(exit_status: int | None) -> tuple[int | None, str]:
+    if exit_status is None:
+        return None, "it was deleted before it ran"
+    if exit_status < 0:
+        return None, _KILLED_BY_PBS.get(exit_status, f"PBS ended it ({exit_status})")
+    return ended(exit_status if exit_status < _SIGNALLED else _SIGNALLED - exit_status)
+
+
+def _time_left(job: Mapping[str, Any]) -> float | None:
+    limit = seconds(str(job.get("Resource_List", {}).get("walltime", "")))
+    used = seconds(str(job.get("resources_used", {}).get("walltime", "")))
+    return None if limit is None else limit - (used or 0.0)
