@@ -27,7 +27,7 @@ _PAGE = 1000
 class Choice:
     """Jobs as a person chooses them: all that match every option. Its fields are the options of the commands."""
 
-    ids: Annotated[list[int] | None, typer.Argument(help="Ids of jobs.")] = None
+    ids: Annotated[list[int] | None, typer.Argument(help="Ids of jobs.", metavar="ID")] = None
     state: Annotated[
         list[JobState] | None,
         typer.Option("--state", case_sensitive=False, metavar="STATE", help="In this state; several: in any of these."),

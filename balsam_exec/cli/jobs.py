@@ -110,7 +110,7 @@ app.command("logs")(logs)
 
 @app.command("history")
 def tell_history(
-    ids: Annotated[list[int], typer.Argument(help="Ids of jobs.", metavar="ID...")], json: JsonOption = False
+    ids: Annotated[list[int], typer.Argument(help="Ids of jobs.", metavar="ID")], json: JsonOption = False
 ) -> None:
     """Tell every change of state of jobs, with its time, and why where that was said."""
     service = connect()

@@ -225,6 +225,8 @@ def test_up_status_down(balsam_home: Path) -> None:
         assert up.returncode == 0, up.stderr
         assert up.stdout.startswith("up: http://127.0.0.1:")
         assert execute("up", home=balsam_home).stdout.startswith("already up: ")
+        told = json.loads(execute("up", "--json", home=balsam_home).stdout)
+        assert told == {"url": told["url"], "site": "local", "home": str(balsam_home), "started": False}
         status = execute("status", home=balsam_home)
         assert status.returncode == 0, status.stdout
         lines = [line.split("\t") for line in status.stdout.splitlines()]
@@ -241,6 +243,7 @@ def test_up_status_down(balsam_home: Path) -> None:
     assert "balsam up" in after.stdout
     again = execute("down", home=balsam_home)
     assert (again.returncode, again.stdout) == (0, "it was not up\n")
+    assert json.loads(execute("down", "--json", home=balsam_home).stdout) == {"stopped": False}
 
 
 def test_up_says_what_it_takes_the_place_of(balsam: Balsam, balsam_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
