@@ -20,8 +20,8 @@ from balsam_exec.model.sites import SitePatch
 from balsam_exec.model.states import RUNNABLE, BatchJobState, JobState, Step
 from balsam_exec.model.transfers import TransferPatch, TransferState
 from balsam_exec.server.service import batch_jobs, explain, reasons, sessions, sites, transfers
+from balsam_exec.server.service.facts import Facts, Happened, Lease
 from balsam_exec.server.service.places import Demand, Place, fits, obstacles
-from balsam_exec.server.service.reasons import Facts, Happened, Lease
 from balsam_exec.server.service.reasons import explain as decide
 from balsam_exec.server.store.types import moment
 from tests.server.http import Http
@@ -388,7 +388,7 @@ def test_an_error_waits_for_its_hook(world: World) -> None:
     _, job = _in_state(world, S.RUN_ERROR)
     heard(world)
     found = why(world, job)
-    assert codes(found) == [Cause.RUN_FAILED, Cause.HOOK_PENDING]
+    assert codes(found) == [Cause.HOOK_PENDING, Cause.RUN_FAILED]
     assert "site here is yet to run handle_error of Hooked" in found.summary
 
 
@@ -505,6 +505,11 @@ def test_there_is_always_an_explanation(facts: Facts) -> None:
     assert found.reasons
     assert len(found.summary.splitlines()) == 1
     assert all(reason.text and reason.code in set(Cause) for reason in found.reasons)
+
+
+def test_a_failure_that_nobody_explained_is_one_all_the_same() -> None:
+    demand = Demand(nodes=1, ranks_per_node=1, gpus_per_node=0, minutes=0, tags={})
+    assert codes(decide(Facts(now=NOW, job_id=1, state=S.FAILED, demand=demand))) == [Cause.SET_FAILED]
 
 
 @given(ANYTHING, st.sampled_from(sorted(RUNNABLE)))

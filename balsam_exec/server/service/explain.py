@@ -11,8 +11,8 @@ from balsam_exec.model.errors import NotFound
 from balsam_exec.model.sessions import Room
 from balsam_exec.model.states import RUNNABLE, BatchJobState, JobState, OnParentFailure, Step
 from balsam_exec.server.service import reasons
+from balsam_exec.server.service.facts import Facts, Happened, Lease
 from balsam_exec.server.service.places import Demand, Place
-from balsam_exec.server.service.reasons import Facts, Happened, Lease
 from balsam_exec.server.store import explain as store
 from balsam_exec.server.store.database import Connection
 from balsam_exec.server.store.types import micros, moment

@@ -3,78 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from itertools import takewhile
-from typing import Any
 
 from balsam_exec.model.apps import HOOK_STEPS
-from balsam_exec.model.base import Json
 from balsam_exec.model.explain import Cause, Explanation, Reason
 from balsam_exec.model.hooks import HOOK_OF
 from balsam_exec.model.states import FAILURES, TERMINAL, JobState, OnParentFailure, Step
-from balsam_exec.server.service.places import SHOWN, Demand, Place, fits, why_nowhere
+from balsam_exec.server.service.facts import Facts, Lease
+from balsam_exec.server.service.past import STAGING, ended, failure, restarted, where_it_runs
+from balsam_exec.server.service.places import SHOWN, Place, fits, why_nowhere
 from balsam_exec.server.service.words import ago, are, listed, number, span
 
 #: Seconds without a sign of life after which an agent is said to be away: it gives one every 20.
 AGENT_SILENT = 60
-_S = JobState
 #: Jobs that go before it are counted so far.
 MANY = 10_000
-#: Before it in the history is another run.
-_BEGINS = (_S.RUNNING, _S.RESTART_READY)
-#: What a site calls the copying of files from parents, in the event of its failure.
-_INPUT_FILES = "input_files"
-_STAGING: Mapping[str, str] = {_S.READY: "in", _S.POSTPROCESSED: "out"}
-
-
-@dataclass(frozen=True, slots=True)
-class Happened:
-    """One event of the job."""
-
-    source: str
-    target: str
-    at: datetime
-    data: Json
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """Of the launcher that holds the job."""
-
-    batch_job_id: int | None
-    heard: datetime  #: when its launcher was last heard of
-    expires: datetime
-    kill_ordered: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What may keep a job where it is. What has no bearing on its state need not be there."""
-
-    now: datetime
-    job_id: int
-    state: JobState
-    steps: Step = Step.NONE
-    demand: Demand
-    app: str = "app"
-    site: str = "site"
-    agent_heard: datetime | None = None
-    changed: datetime | None = None  #: the job, at last
-    batch_job_id: int | None = None  #: that ran it last
-    return_code: int | None = None
-    lease: Lease | None = None
-    on_parent_failure: OnParentFailure = OnParentFailure.FAIL
-    parents: Mapping[JobState, int] = field(default_factory=dict)  #: how many are in each state
-    waiting_for: Sequence[tuple[int, JobState]] = ()  #: some parents, those that failed first
-    transfers: Sequence[tuple[int, str, str]] = ()  #: (id, state, error) of those that are not done
-    queue: int = 0  #: of the site's jobs, how many are in this state
-    places: Sequence[Place] = ()  #: with a launcher
-    starting: Sequence[Place] = ()  #: running, but without a launcher
-    queued: Sequence[Place] = ()
-    unsubmitted: int = 0  #: of the queued, those that the agent has yet to submit
-    ahead: int = 0  #: runnable jobs of the site that go before it
-    history: Sequence[Happened] = ()  #: the latest events, the last one first
+_S = JobState
 
 
 def explain(facts: Facts) -> Explanation:
@@ -91,11 +34,11 @@ def _reasons(facts: Facts) -> list[Reason]:
         case _S.READY | _S.POSTPROCESSED:
             found = _staging(facts)
         case _S.PREPROCESSED | _S.RESTART_READY:
-            found = [*(_held(facts, facts.lease) if facts.lease else _without_place(facts)), *_restarted(facts)]
+            found = [*(_held(facts, facts.lease) if facts.lease else _without_place(facts)), *restarted(facts)]
         case _S.RUNNING:
             found = _running(facts)
         case _S.JOB_FINISHED | _S.FAILED | _S.USER_KILLED:
-            found = _ended(facts)
+            found = ended(facts)
         case _:
             found = _hook(facts)
     return found or [Reason(code=Cause.BETWEEN_STATES, text="it waits for nothing and leaves this state at once")]
@@ -129,7 +72,7 @@ def _some_parents(cause: Cause, what: str, facts: Facts, counts: Mapping[JobStat
 
 
 def _staging(facts: Facts) -> list[Reason]:
-    direction = _STAGING[facts.state]
+    direction = STAGING[facts.state]
     found = []
     failed = [(one, error) for one, state, error in facts.transfers if state == "failed"]
     if failed:
@@ -154,7 +97,7 @@ def _hook(facts: Facts) -> list[Reason]:
     others = f", as is the case for {number(facts.queue - 1, 'other job')}" if facts.queue > 1 else ""
     text = f"site {facts.site} is yet to run {hook} of {facts.app}{_since(facts)}{others}"
     reason = Reason(code=Cause.HOOK_PENDING, text=text, detail={"hook": hook, "jobs": facts.queue})
-    return [*_failure(facts), reason, *_agent(facts)]
+    return [reason, *_agent(facts), *failure(facts)]
 
 
 def _agent(facts: Facts) -> list[Reason]:
@@ -178,7 +121,7 @@ def _without_place(facts: Facts) -> list[Reason]:
         return [_busy(facts, fitting)]
     found = why_nowhere(facts.demand, facts.places)
     if not facts.places:
-        found.append(_no_allocation(facts))
+        found.append(_nowhere_it_runs(facts))
     if facts.starting:
         found.append(_starting(facts))
     if facts.queued:
@@ -203,7 +146,7 @@ def _turn(ahead: int) -> str:
     return f"{number(ahead, 'job')} of its site {are(ahead)} before it"
 
 
-def _no_allocation(facts: Facts) -> Reason:
+def _nowhere_it_runs(facts: Facts) -> Reason:
     detail = {"running": len(facts.starting), "queued": len(facts.queued)}
     text = f"no launcher runs at site {facts.site}"
     if not facts.queued and not facts.starting:
@@ -236,16 +179,16 @@ def _queued(facts: Facts) -> Reason:
 
 
 def _held(facts: Facts, lease: Lease) -> list[Reason]:
-    text = f"the launcher of {_allocation(lease.batch_job_id)} has it and will start it when there is room there"
+    text = f"the launcher of {where_it_runs(lease.batch_job_id)} has it and will start it when there is room there"
     reason = Reason(code=Cause.ASSIGNED, text=text, detail={"batch_job_id": lease.batch_job_id})
     return [*_lease(facts, lease), reason]
 
 
 def _running(facts: Facts) -> list[Reason]:
-    begun = next((one.at for one in facts.history if one.target == _S.RUNNING), None)
-    since = "" if begun is None else f", begun {ago(begun, facts.now)}"
-    text = f"it runs{since}, in {_allocation(facts.batch_job_id)} at site {facts.site}"
-    detail = {"batch_job_id": facts.batch_job_id, "since": begun and begun.isoformat()}
+    begun = facts.last(_S.RUNNING)
+    since = "" if begun is None else f", begun {ago(begun.at, facts.now)}"
+    text = f"it runs{since}, in {where_it_runs(facts.batch_job_id)} at site {facts.site}"
+    detail = {"batch_job_id": facts.batch_job_id, "since": begun and begun.at.isoformat()}
     reason = Reason(code=Cause.RUNNING, text=text, detail=detail)
     return [*(_lease(facts, facts.lease) if facts.lease else ()), reason]
 
@@ -265,99 +208,5 @@ def _lease(facts: Facts, lease: Lease) -> list[Reason]:
     return found
 
 
-def _allocation(batch_job_id: int | None) -> str:
-    return "a launcher without a batch job" if batch_job_id is None else f"batch job {batch_job_id}"
-
-
-# --- what has happened
-
-
-def _restarted(facts: Facts) -> list[Reason]:
-    """It ran before: why it is to run again."""
-    if facts.state is not _S.RESTART_READY:
-        return []
-    back = next((number for number, one in enumerate(facts.history) if one.target == _S.RESTART_READY), None)
-    if back is None:
-        return []
-    source = facts.history[back].source
-    last_run = list(takewhile(lambda one: one.target not in _BEGINS, facts.history[back + 1 :]))
-    why = next(filter(None, (_brief(_said(one.data)) for one in (facts.history[back], *last_run))), "")
-    text = f"it was {source} before{why and f' ({why})'}, and is to run again"
-    return [Reason(code=Cause.RESTARTED, text=text, detail={"from": source, "error": why})]
-
-
-def _ended(facts: Facts) -> list[Reason]:
-    last = next((one for one in facts.history if one.target == facts.state), None)
-    when = "" if last is None else f" {ago(last.at, facts.now)}"
-    detail: dict[str, Any] = {"at": last and last.at.isoformat(), "batch_job_id": facts.batch_job_id}
-    if facts.state is _S.JOB_FINISHED:
-        text = f"it finished{when}{_run_time(facts)}"
-        return [Reason(code=Cause.FINISHED, text=text, detail=detail)]
-    if facts.state is _S.USER_KILLED:
-        why = _brief(_said(last.data)) if last else ""
-        return [Reason(code=Cause.KILLED, text=f"{why or 'it was killed'}{when}", detail=detail)]
-    return _failure(facts)
-
-
-def _failure(facts: Facts) -> list[Reason]:
-    """What went wrong since it was last to run: the run itself, then what followed."""
-    last_run = takewhile(lambda one: one.target not in _BEGINS, facts.history)
-    found = [reason for one in last_run if (reason := _mishap(facts, one))]
-    return found[::-1]
-
-
-def _mishap(facts: Facts, one: Happened) -> Reason | None:
-    said, when = _said(one.data), ago(one.at, facts.now)
-    brief = _brief(said)
-    detail = {**one.data, "at": one.at.isoformat(), "batch_job_id": facts.batch_job_id}
-    if one.target == _S.RUN_ERROR:
-        code = one.data.get("return_code", facts.return_code)
-        how = "" if code is None or said else f" with exit code {code}"
-        where = "" if facts.batch_job_id is None else f" in batch job {facts.batch_job_id}"
-        text = f"its run failed{how} {when}{where}{brief and f': {brief}'}"
-        return Reason(code=Cause.RUN_FAILED, text=text, detail=detail)
-    if one.target == _S.RUN_TIMEOUT:
-        return Reason(code=Cause.RUN_TIMED_OUT, text=f"its run was ended {when}{brief and f': {brief}'}", detail=detail)
-    if one.target != _S.FAILED:
-        return None
-    hook = HOOK_OF.get(JobState(one.source), "")
-    if one.source == _S.AWAITING_PARENTS:
-        return Reason(code=Cause.PARENT_FAILED, text=brief or f"a parent of it failed {when}", detail=detail)
-    if one.source in _STAGING:
-        what = "copied from its parents" if one.data.get("hook") == _INPUT_FILES else f"staged {_STAGING[one.source]}"
-        text = f"its files could not be {what} {when}{brief and f': {brief}'}"
-        return Reason(code=Cause.TRANSFER_FAILED, text=text, detail=detail)
-    if facts.steps & HOOK_STEPS.get(hook, Step.NONE):
-        text = f"{hook} of {facts.app} failed it {when}{brief and f': {brief}'}"
-        return Reason(code=Cause.HOOK_FAILED, text=text, detail={**detail, "hook": hook})
-    if one.source == _S.RUN_ERROR:
-        return None  # that its run failed says it all
-    text = f"its state was set to FAILED {when}{brief and f': {brief}'}"
-    return Reason(code=Cause.SET_FAILED, text=text, detail=detail)
-
-
-def _run_time(facts: Facts) -> str:
-    begun = next((one.at for one in facts.history if one.target == _S.RUNNING), None)
-    over = next((one.at for one in facts.history if one.target == _S.RUN_DONE), None)
-    if begun is None or over is None:
-        return ""
-    return f", after a run of {span((over - begun).total_seconds())} in {_allocation(facts.batch_job_id)}"
-
-
 def _since(facts: Facts) -> str:
     return "" if facts.changed is None else f" (for {span((facts.now - facts.changed).total_seconds())})"
-
-
-def _said(data: Json) -> str:
-    """What an event says went wrong."""
-    return "; ".join(str(data[key]) for key in ("error", "reason", "message") if data.get(key)).strip()
-
-
-def _brief(text: str) -> str:
-    """One line of a text that says the most: how it begins and ends; of a traceback its end."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        return ""
-    ends = lines[-1:] if lines[0].startswith("Traceback") else dict.fromkeys((lines[0], lines[-1]))
-    line = ": ".join(ends)
-    return line if len(line) <= 200 else line[:197] + "..."
