@@ -20,7 +20,7 @@ from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord
 from balsam_exec.model.errors import BalsamError, Conflict, IllegalTransition, NotFound
 from balsam_exec.model.events import Kind
 from balsam_exec.model.states import BATCH_JOB_ENDED, BatchJobState
-from balsam_exec.platform.schedulers import Status, SubmitSpec, make_scheduler
+from balsam_exec.platform.schedulers import Status, SubmitSpec, Window, make_scheduler
 from balsam_exec.platform.schedulers.base import SchedulerState, SchedulerUnavailable, SubmitRefused
 from balsam_exec.platform.settings import SiteDirectory, SiteSettings
 from balsam_exec.site.decisions import Cancel, Submit, Update, decide
@@ -66,6 +66,10 @@ class Allocations(Part):
 
     def close(self) -> None:
         self._scheduler.close()
+
+    def windows(self) -> list[Window]:
+        """Where an allocation would start at once, as far as the scheduler tells."""
+        return self._scheduler.windows()
 
     def drain(self, timeout: float) -> bool:
         """Submit nothing more, cancel all that lives, and wait: whether all of it ended within `timeout` seconds.
@@ -141,9 +145,14 @@ class Allocations(Part):
     def _reconcile(self) -> int:
         """Take every batch job as far as it goes now; the number of those the scheduler still has."""
         jobs = self._unfinished()
-        ids = {job.id: job.scheduler_id or self._scheduler.find(_key(job)) for job in jobs}
-        self._seen = {scheduler_id for scheduler_id in ids.values() if scheduler_id}
-        statuses = self._scheduler.statuses(self._seen)
+        try:
+            ids = {job.id: job.scheduler_id or self._scheduler.find(_key(job)) for job in jobs}
+            self._seen = {scheduler_id for scheduler_id in ids.values() if scheduler_id}
+            statuses = self._scheduler.statuses(self._seen)
+        except SchedulerUnavailable as error:
+            for job in jobs:
+                self._explain(job, error)
+            raise
         live = 0
         trouble: SchedulerUnavailable | None = None
         for job in jobs:
@@ -153,6 +162,7 @@ class Allocations(Part):
                 # Somebody else changed it at the same moment, and the feed will wake us for that.
                 log.info("batch job %s: %s", job.id, error)
             except SchedulerUnavailable as error:
+                self._explain(job, error)
                 trouble = error  # the others get their turn first
         if trouble is not None:
             raise trouble
@@ -189,8 +199,14 @@ class Allocations(Part):
             return action.patch.state not in BATCH_JOB_ENDED
         return scheduler_id is not None
 
+    def _explain(self, job: BatchJobRecord, error: SchedulerUnavailable) -> None:
+        """Say why a job waits to be submitted."""
+        info = {"error": str(error)}
+        if job.state is BatchJobState.PENDING_SUBMISSION and job.status_info != info:
+            self._update(job, BatchJobPatch(status_info=info))
+
     def _update(self, job: BatchJobRecord, patch: BatchJobPatch) -> None:
-        log.info("batch job %s: %s %s", job.id, patch.state, patch.status_info or patch.scheduler_id or "")
+        log.info("batch job %s: %s %s", job.id, patch.state or job.state, patch.status_info or patch.scheduler_id or "")
         self._service.patch_batch_job(job.id, patch)
 
     def _submit(self, job: BatchJobRecord) -> str:

@@ -50,11 +50,21 @@ def decide(
         return Update(_finished(job, scheduler_id, status, now))
     if job.state is BatchJobState.PENDING_DELETION or (draining and state is not SchedulerState.UNKNOWN):
         return Cancel(scheduler_id)
+    news = None if status is None else _news(job, status)
     if state is SchedulerState.RUNNING and job.state is not BatchJobState.RUNNING:
-        return Update(BatchJobPatch(state=BatchJobState.RUNNING, scheduler_id=scheduler_id, start_time=now))
+        running = BatchJobState.RUNNING
+        return Update(BatchJobPatch(state=running, scheduler_id=scheduler_id, start_time=now, status_info=news))
     if state is SchedulerState.QUEUED and job.state is BatchJobState.PENDING_SUBMISSION:
-        return Update(BatchJobPatch(state=BatchJobState.QUEUED, scheduler_id=scheduler_id))
+        return Update(BatchJobPatch(state=BatchJobState.QUEUED, scheduler_id=scheduler_id, status_info=news))
+    if state is SchedulerState.QUEUED and job.state is BatchJobState.QUEUED and news is not None:
+        return Update(BatchJobPatch(status_info=news))
     return None
+
+
+def _news(job: BatchJobRecord, status: Status) -> dict[str, object] | None:
+    """What to say of a job that lives; None if it is said already."""
+    info: dict[str, object] = {"info": status.info} if status.info else {}
+    return info if info != job.status_info else None
 
 
 def _decide_unsubmitted(job: BatchJobRecord, now: datetime, draining: bool) -> Action | None:

@@ -74,6 +74,33 @@ TABLE: list[tuple[BatchJobState, str | None, Status | None, Action | None]] = [
 ]
 
 
+WAITS = Status(SchedulerState.QUEUED, info="Priority")
+SAID: dict[str, object] = {"info": "Priority"}
+TROUBLE: dict[str, object] = {"error": "the scheduler is away"}
+
+NEWS: list[tuple[BatchJobState, dict[str, object], Status, Action | None]] = [
+    (B.PENDING_SUBMISSION, TROUBLE, WAITS, Update(BatchJobPatch(state=B.QUEUED, scheduler_id=ID, status_info=SAID))),
+    (B.PENDING_SUBMISSION, TROUBLE, QUEUED, Update(BatchJobPatch(state=B.QUEUED, scheduler_id=ID, status_info={}))),
+    (B.QUEUED, {}, WAITS, Update(BatchJobPatch(status_info=SAID))),
+    (B.QUEUED, SAID, WAITS, None),
+    (B.QUEUED, SAID, QUEUED, Update(BatchJobPatch(status_info={}))),
+    (B.QUEUED, SAID, UNKNOWN, None),
+    (
+        B.QUEUED,
+        SAID,
+        RUNNING,
+        Update(BatchJobPatch(state=B.RUNNING, scheduler_id=ID, start_time=NOW, status_info={})),
+    ),
+    (B.RUNNING, {}, WAITS, None),
+]
+
+
+@pytest.mark.parametrize(("state", "said", "status", "action"), NEWS)
+def test_why_it_waits(state: BatchJobState, said: dict[str, object], status: Status, action: Action | None) -> None:
+    job = record(state).model_copy(update={"status_info": said})
+    assert decide(job, ID, status, NOW) == action
+
+
 @pytest.mark.parametrize(("state", "scheduler_id", "status", "action"), TABLE)
 def test_table(state: BatchJobState, scheduler_id: str | None, status: Status | None, action: Action | None) -> None:
     assert decide(record(state), scheduler_id, status, NOW) == action
@@ -99,5 +126,5 @@ def test_every_update_is_a_legal_transition() -> None:
         action = decide(record(state), ID, status, NOW, draining=draining)
         if state in BATCH_JOB_ENDED:
             assert action is None
-        if isinstance(action, Update):
+        if isinstance(action, Update) and action.patch.state is not None:
             assert (state, action.patch.state) in BATCH_JOB_TRANSITIONS

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord, BatchJob
 from balsam_exec.model.jobs import JobSpec
 from balsam_exec.model.states import BatchJobState, JobState
 from tests.site.conftest import SiteBench
+from tests.support.processes import wait_until
 from tests.support.services import LiveService
 from tests.support.slurm import SlurmCluster
 
@@ -75,3 +78,93 @@ def test_jobs_run_in_an_allocation_of_slurm(slurm_site: SlurmSite) -> None:
     assert [service.job(job.id).state for job in jobs] == [JobState.JOB_FINISHED] * 4
     outputs = {(slurm_site.site.data / f"job/{n}/job.out").read_text().split()[1] for n in range(4)}
     assert outputs == {ended.scheduler_id}
+
+
+def test_states_as_slurm_has_them(slurm_site: SlurmSite) -> None:
+    slurm_site.agent()
+    first = slurm_site.wait_state(slurm_site.request(num_nodes=4), RUNNING)
+    second = slurm_site.wait_state(slurm_site.request(num_nodes=4), QUEUED)
+    wait_until(
+        lambda: slurm_site.service.batch_job(second.id).status_info == {"info": "Resources"}, 20, "the reason to wait"
+    )
+    slurm_site.go()
+    ended = slurm_site.wait_state(first, FINISHED)
+    assert ended.status_info == {"info": "COMPLETED: exit code 0", "exit_code": 0}
+    assert slurm_site.logged(first) == [f"allocation {first.id} on 4"]
+    slurm_site.wait_state(second, FINISHED)
+
+
+def test_cancelled_while_it_waits_and_while_it_runs(slurm_site: SlurmSite) -> None:
+    slurm_site.agent()
+    running = slurm_site.wait_state(slurm_site.request(num_nodes=4), RUNNING)
+    waiting = slurm_site.wait_state(slurm_site.request(num_nodes=4), QUEUED)
+    slurm_site.cancel(waiting)
+    ended = slurm_site.wait_state(waiting, FINISHED)
+    assert ended.status_info == {"info": "CANCELLED: it was cancelled", "cancelled": True}
+    slurm_site.cancel(running)
+    assert slurm_site.wait_state(running, FINISHED).status_info["cancelled"] is True
+    assert slurm_site.cluster.node_states() == ["idle"] * 4
+    assert slurm_site.logged(waiting) == []
+
+
+def test_a_launcher_that_is_cancelled_gives_its_jobs_back(slurm_site: SlurmSite) -> None:
+    slurm_site.use_launcher()
+    service = slurm_site.service
+    app = service.put_app(AppSpec(site_id=slurm_site.record.id, name="sleep", command_template="sleep 300"))
+    (job,) = service.create_jobs([JobSpec(app_id=app.id, workdir="job")])
+    slurm_site.agent()
+    allocation = slurm_site.request()
+    wait_until(lambda: service.job(job.id).state is JobState.RUNNING, 60, "the job to run")
+    slurm_site.cancel(allocation)
+    slurm_site.wait_state(allocation, FINISHED, timeout=60)
+    assert service.job(job.id).state is JobState.RESTART_READY
+
+
+def test_what_slurm_refuses_is_shown(slurm_site: SlurmSite) -> None:
+    slurm_site.agent()
+    job = slurm_site.wait_state(slurm_site.request(queue="no-such"), BatchJobState.SUBMIT_FAILED)
+    assert "Invalid partition name specified" in job.status_info["error"]
+    slurm_site.wait_state(slurm_site.request(optional_params={"begin": "now+1hour"}), QUEUED)
+
+
+def test_a_controller_that_goes_and_comes_back(slurm_site: SlurmSite) -> None:
+    """Nothing changes for what runs; what is asked for meanwhile waits and says why."""
+    slurm_site.agent()
+    running = slurm_site.wait_state(slurm_site.request(), RUNNING)
+    slurm_site.cluster.stop_controller()
+    try:
+        asked = slurm_site.request()
+        wait_until(lambda: slurm_site.service.batch_job(asked.id).status_info != {}, 40, "the trouble to be told")
+        told = slurm_site.service.batch_job(asked.id)
+        assert told.state is BatchJobState.PENDING_SUBMISSION
+        assert "contact slurm controller" in told.status_info["error"]
+        assert slurm_site.service.batch_job(running.id) == running
+    finally:
+        slurm_site.cluster.start_controller()
+    assert slurm_site.wait_state(asked, RUNNING, timeout=60).status_info == {}
+    assert slurm_site.service.batch_job(running.id) == running
+    slurm_site.go()
+    slurm_site.wait_state(running, FINISHED)
+    slurm_site.wait_state(asked, FINISHED)
+
+
+def test_killed_between_submitting_and_recording(slurm_site: SlurmSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The id is printed when the agent that asked for it is dead: the next one finds it."""
+    directory = slurm_site.site.path
+    sbatch = directory / "bin/sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(
+        f'#!/bin/bash\ntouch {directory}/called\nid=$({shutil.which("sbatch")} "$@")\n{WAITS}\necho $id\n'
+    )
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
+    slurm_site.use("true")
+    agent = slurm_site.agent()
+    job = slurm_site.request()
+    wait_until((directory / "called").exists, 20, "sbatch to be called")
+    agent.kill()
+    slurm_site.agent()
+    assert slurm_site.service.batch_job(job.id).state is BatchJobState.PENDING_SUBMISSION
+    slurm_site.go()
+    slurm_site.wait_state(job, FINISHED, timeout=40)
+    assert slurm_site.logged(job) == [f"allocation {job.id} on 1"]

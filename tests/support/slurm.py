@@ -21,7 +21,8 @@ from tests.support.processes import wait_gone, wait_until
 _PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
-#: Fast, and without what needs root: no munge, no cgroups, no accounting. KillWait: seconds from SIGTERM to SIGKILL.
+#: Fast, and without what needs root: no munge, no cgroups, no accounting. KillWait: seconds from SIGTERM to SIGKILL;
+#: MessageTimeout: how long commands look for a controller that is away.
 _CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -47,16 +48,20 @@ SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0,sched_min_interval=0
 PriorityType=priority/basic
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
 ReturnToService=2
 SlurmdParameters=config_overrides
 SlurmctldTimeout=30
 SlurmdTimeout=60
 KillWait=2
+MessageTimeout=5
 MinJobAge=300
 GresTypes=gpu
 {nodes}
 PartitionName=debug Nodes=ALL Default=YES MaxTime=01:00:00 DefaultTime=00:10:00 State=UP
 PartitionName=long Nodes=ALL MaxTime=06:00:00 State=UP
+PartitionName=urgent Nodes=ALL MaxTime=01:00:00 State=UP PriorityTier=2
 """
 
 

@@ -112,9 +112,10 @@ class CommandScheduler(Scheduler):
                 "{{ directives }} below the first line of job-template.sh"
             )
         with self._submitting, self._record(spec.key).open("a+b", buffering=0) as record:
+            if known := self._read(record):
+                return known
             _lock(record)
-            known = self._read(record) or self._recall(record, spec)
-            return known or self._hand_over(script, spec, record)
+            return self._read(record) or self._recall(spec) or self._hand_over(script, spec, record)
 
     def find(self, key: str) -> str | None:
         try:
@@ -128,9 +129,10 @@ class CommandScheduler(Scheduler):
 
     def _read(self, record: IO[bytes]) -> str | None:
         record.seek(0)
-        return self.submitted(record.read().decode(errors="replace"))
+        text, newline, _ = record.read().decode(errors="replace").rpartition("\n")  # whole lines only
+        return self.submitted(text + newline)
 
-    def _recall(self, record: IO[bytes], spec: SubmitSpec) -> str | None:
+    def _recall(self, spec: SubmitSpec) -> str | None:
         """The id of an earlier submission whose own words are lost."""
         found = self.tagged(self.tag(spec.key))
         if found is None and spec.log.exists():
