@@ -50,6 +50,10 @@ class Hooked(ApplicationDefinition):
         print(f"about to {what}", flush=True)
         if what == "raise":
             raise KeyError("coordinates")
+        if what == "odd name":
+            raise FileNotFoundError(os.fsdecode(b"\xff\x00"))
+        if what == "long":
+            raise ValueError("this: " + 10_000 * "x")
         if what == "exit":
             sys.exit("enough")
         if what == "_exit":
@@ -82,6 +86,8 @@ class Hooked(ApplicationDefinition):
             self.job.data["result"] = {1, 2}
         if what == "refused":
             self.job.data["text"] = chr(0)
+        if what == "half a character":
+            self.job.data["text"] = chr(0xD800)
         self.job.state = "PREPROCESSED"
 
 
@@ -111,10 +117,13 @@ def test_raising(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("what", "error"),
     [
+        ("odd name", r"FileNotFoundError: \udcff\0"),
+        ("long", "ValueError: this: xxx"),
         ("exit", "SystemExit: enough"),
         ("_exit", "the process that ran it died: exit code 3"),
         ("crash", "the process that ran it died: killed by SIGSEGV"),
         ("unserializable", "TypeError: self.job.data is sent as JSON, and this is not"),
+        ("half a character", "TypeError: self.job.data is sent as JSON, and this is not"),
         ("refused", "what it set in self.job is refused: a text holds a NUL character"),
     ],
 )

@@ -105,7 +105,15 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def keepers() -> list[Any]:
-    return [p for p in psutil.Process().children() if "balsam_exec.hooks.keeper" in p.cmdline()]
+    return [p for p in psutil.Process().children() if "balsam_exec.hooks.keeper" in command(p)]
+
+
+def command(process: Any) -> list[str]:
+    try:
+        words: list[str] = process.cmdline()
+    except psutil.Error:  # it has ended meanwhile
+        return []
+    return words
 
 
 def test_one_process_serves_call_after_call(bench: Bench) -> None:

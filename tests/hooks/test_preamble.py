@@ -133,6 +133,8 @@ class Failing(ApplicationDefinition):
             os._exit(4)
         if what == "number":
             return 42
+        if what == "nul":
+            return ["export A=1", "export B=" + chr(0)]
         if what == "hang":
             with open("pid", "w") as file:
                 file.write(str(os.getpid()))
@@ -146,6 +148,7 @@ class Failing(ApplicationDefinition):
         ("raise", "shell_preamble: KeyError: 'env_vars'\nTraceback"),
         ("die", "shell_preamble: the process that ran it died: exit code 4"),
         ("number", "TypeError: shell_preamble gives text or a list of lines, not 42"),
+        ("nul", "ValueError: shell_preamble gives text that no shell can be given"),
         ("exit", "exit code 9"),
     ],
 )
