@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from balsam_exec.model.base import Id, Name
+from balsam_exec.model.base import Id, Name, Tags
+from balsam_exec.model.batch_jobs import JobMode
 from balsam_exec.model.errors import ConfigurationError
 from balsam_exec.model.jobs import Affinity
 from balsam_exec.platform.mpi import Launcher
@@ -52,6 +53,30 @@ processing:
 # Whether to remove from the workdirs of finished jobs what the cleanup_files of their apps name.
 file_cleaner:
   enabled: false
+
+# Whether the agent requests allocations by itself, sized to the jobs that wait, within these limits.
+elastic_queue:
+  enabled: false
+  submit_queue: local
+  submit_project: local
+  job_mode: mpi
+  min_num_nodes: 1
+  max_num_nodes: 1
+  min_wall_time_min: 35
+  max_wall_time_min: 360
+  wall_time_pad_min: 5
+  max_queued_jobs: 1
+  use_backfill: false
+
+# Whether the agent keeps so many allocations, all alike, in the queue or running.
+queue_maintainer:
+  enabled: false
+  submit_queue: local
+  submit_project: local
+  job_mode: mpi
+  num_queued_jobs: 1
+  num_nodes: 1
+  wall_time_min: 60
 """
 
 
@@ -70,6 +95,57 @@ class FileCleanerSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     enabled: bool = False  #: whether what an app's `cleanup_files` name is removed from workdirs of its finished jobs
+
+
+class SubmissionSettings(BaseModel):
+    """What the agent puts into the allocations that it requests by itself, and when it looks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = False
+    submit_queue: str = Field(default="local", max_length=200)
+    submit_project: str = Field(default="local", max_length=200)
+    job_mode: JobMode = "mpi"
+    optional_params: dict[str, str] = {}
+    filter_tags: Tags = {}  #: for jobs that carry all of these only
+    service_period: float = Field(default=60, gt=0, le=86_400)  #: seconds between two looks, when nothing happens
+    quiet_sec: float = Field(default=2, ge=0, le=3_600)  #: after something happens it lets more happen for so long
+
+
+class ElasticQueueSettings(SubmissionSettings):
+    """The limits of the elastic queue."""
+
+    min_num_nodes: int = Field(default=1, ge=1, le=1_000_000)  #: of an allocation
+    max_num_nodes: int = Field(default=1, ge=1, le=1_000_000)  #: of an allocation
+    max_total_nodes: int | None = Field(default=None, ge=1)  #: of all its allocations together, waiting or running
+    min_wall_time_min: int = Field(default=35, ge=1, le=10_000_000)
+    max_wall_time_min: int = Field(default=360, ge=1, le=10_000_000)
+    #: Minutes at the end of an allocation that are not counted on for jobs, and between its end and a window's.
+    wall_time_pad_min: int = Field(default=5, ge=0, le=10_000_000)
+    max_queued_jobs: int = Field(default=1, ge=1, le=10_000)  #: allocations, waiting or running
+    #: One that has waited for so long is taken back, and what is needed then requested anew. None: it waits.
+    max_queue_wait_time_min: int | None = Field(default=None, ge=1)
+    use_backfill: bool = False  #: whether nodes that are idle for a while are filled first, as far as they are known
+
+    @model_validator(mode="after")
+    def _room_for_jobs(self) -> Self:
+        if self.min_wall_time_min <= self.wall_time_pad_min:
+            raise ValueError("wall_time_pad_min leaves no time of min_wall_time_min for jobs")
+        if self.max_wall_time_min < self.min_wall_time_min:
+            raise ValueError("max_wall_time_min is less than min_wall_time_min")
+        if self.max_num_nodes < self.min_num_nodes:
+            raise ValueError("max_num_nodes is less than min_num_nodes")
+        if self.max_total_nodes is not None and self.max_total_nodes < self.min_num_nodes:
+            raise ValueError("max_total_nodes is less than min_num_nodes")
+        return self
+
+
+class QueueMaintainerSettings(SubmissionSettings):
+    """A fixed number of allocations that are all alike."""
+
+    num_queued_jobs: int = Field(default=1, ge=1, le=10_000)  #: allocations, waiting or running
+    num_nodes: int = Field(default=1, ge=1, le=1_000_000)
+    wall_time_min: int = Field(default=60, ge=1, le=10_000_000)
 
 
 class SiteSettings(BaseModel):
@@ -92,6 +168,13 @@ class SiteSettings(BaseModel):
     scheduler_poll_sec: float = Field(default=10, gt=0, le=3_600)
     processing: ProcessingSettings = ProcessingSettings()  #: of hooks
     file_cleaner: FileCleanerSettings = FileCleanerSettings()  #: of files that apps declare as disposable
+    elastic_queue: ElasticQueueSettings = ElasticQueueSettings()  #: of allocations sized to the jobs that wait
+    queue_maintainer: QueueMaintainerSettings = QueueMaintainerSettings()  #: of allocations that are always there
+
+    @field_validator("elastic_queue", "queue_maintainer", mode="before")
+    @classmethod
+    def _null_is_off(cls, value: object) -> object:
+        return {} if value is None else value
 
     @classmethod
     def load(cls, directory: Path) -> Self:

@@ -14,6 +14,7 @@ from balsam_exec.model.sites import SiteRecord
 from balsam_exec.platform.settings import SiteDirectory
 from balsam_exec.site.allocations import Allocations
 from balsam_exec.site.cleaner import FileCleaner
+from balsam_exec.site.elastic import Provisioner, provisioners
 from balsam_exec.site.files import Files
 from balsam_exec.site.heartbeat import Heartbeat
 from balsam_exec.site.part import Part
@@ -61,6 +62,9 @@ class Agent:
         have so many seconds to end. Launchers of theirs go on with their work and the next agent finds them again."""
         with self._starting:  # from here on no part is started
             self._stopped.set()
+        for part in self._parts:
+            if isinstance(part, Provisioner):  # nothing new is requested from here on
+                part.stop()
         if drain_timeout is not None and self._allocations is not None and not self._allocations.drain(drain_timeout):
             log.warning("some allocations did not end in %.0f s", drain_timeout)
         for part in self._parts:
@@ -93,6 +97,7 @@ class Agent:
             ]
             if settings.file_cleaner.enabled:
                 self._parts.append(FileCleaner(self._service, record, self._site))
+            self._parts += provisioners(self._service, record.id, settings, self._allocations.windows)
             for part in self._parts:
                 part.start()
         log.info("serving site %s (%s) at %s", record.name, record.id, self._service.url)
