@@ -118,6 +118,15 @@ def test_a_node_that_fails(slurm: SlurmCluster, bench: SlurmBench) -> None:
     assert bench.wait_finished(scheduler_id) == Status(FINISHED, info="NODE_FAIL: one of its nodes failed")
 
 
+def test_out_of_time(slurm: SlurmCluster, bench: SlurmBench) -> None:
+    """Slurm looks at the clock twice a minute."""
+    scheduler_id = bench.submit("exec sleep 300")
+    bench.wait_state(scheduler_id, RUNNING)
+    slurm.run("scontrol", "update", f"jobid={scheduler_id}", "EndTime=now")
+    status = bench.wait_state(scheduler_id, FINISHED, timeout=60)
+    assert status == Status(FINISHED, info="TIMEOUT: it reached its wall time")
+
+
 def test_preempted(slurm: SlurmCluster, bench: SlurmBench) -> None:
     victims = [bench.submit("exec sleep 60", bench.spec(str(n))) for n in range(len(slurm.nodes))]
     for victim in victims:

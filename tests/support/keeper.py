@@ -1,8 +1,8 @@
 """Starts programs for whoever holds the other end of its standard input; ends them with it, and all they have started.
 
 Some programs (slurmstepd) detach themselves from what starts them and outlive it: this process adopts them, so that
-nothing is left even when pytest is killed. One line of JSON asks for a program: {"argv": [...], "log": PATH}; one line
-with its pid answers. Only the standard library: `python keeper.py`.
+nothing is left even when pytest is killed; in the end it removes their directory. One line of JSON asks for a program:
+{"argv": [...], "log": PATH}; one line with its pid answers. Only the standard library: `python keeper.py DIRECTORY`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,7 @@ def main() -> None:
             )
         print(child.pid, flush=True)
     kill_all()
+    shutil.rmtree(sys.argv[1])
 
 
 if __name__ == "__main__":

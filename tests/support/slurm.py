@@ -81,7 +81,7 @@ class SlurmCluster:
         self.environment = {"SLURM_CONF": str(self.conf), "PATH": _PATH}
         self._write_conf(cpus, gpus)
         self._keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", keeper.__file__],
+            [sys.executable, "-I", "-S", keeper.__file__, str(self.directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -162,7 +162,6 @@ class SlurmCluster:
         self._keeper.stdin.close()
         self._keeper.wait(timeout=20)
         self._keeper.stdout.close()
-        shutil.rmtree(self.directory)
 
     def __enter__(self) -> Self:
         return self
