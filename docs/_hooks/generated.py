@@ -125,8 +125,10 @@ def settings(model: type[BaseModel]) -> str:
 
 
 def setting_rows(model: type[BaseModel], section: str = "") -> Iterator[list[object]]:
-    said = comments(model)
-    kinds = inspect.get_annotations(model)
+    said, kinds = {}, {}
+    for kind in reversed(model.__mro__[: model.__mro__.index(BaseModel)]):
+        said |= comments(kind)
+        kinds |= inspect.get_annotations(kind)
     for name, field in model.model_fields.items():
         if isinstance(field.default, BaseModel):
             yield from setting_rows(type(field.default), f"{section}{name}.")
