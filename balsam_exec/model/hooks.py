@@ -38,11 +38,13 @@ class Visit(NamedTuple):
 
 
 class HookQuery(Wire):
-    """What the agent of a site asks for: jobs that wait for it and that it does not know of."""
+    """What the agent of a site asks for: jobs that wait for it and that it does not know of, and news of those that it
+    has."""
 
-    timeout: float = Field(default=0, ge=0, le=60)  #: seconds to wait for the first one, or for a known one to be over
+    timeout: float = Field(default=0, ge=0, le=60)  #: seconds to wait for the first job or news
     limit: int = Field(default=100, ge=1, le=MAX_PAGE)
     known: list[Visit] = Field(default=[], max_length=MAX_BULK)
+    apps: dict[Id, str] = Field(default={}, max_length=MAX_PAGE)  #: id -> digest: the versions that it would run
 
 
 class Parent(Record):
@@ -69,6 +71,7 @@ class HookJob(Record):
 class HookWork(Record):
     jobs: list[HookJob]
     over: list[Visit] = []  #: of the known ones: the job has left that state, killed perhaps
+    outdated: list[Id] = []  #: of the apps: there is another version now
 
 
 class HookReport(Wire):

@@ -15,7 +15,7 @@ from balsam_exec.client.service import Service
 from balsam_exec.hooks.calls import INPUT_FILES, HookAnswer, HookCall
 from balsam_exec.hooks.pool import HookPool
 from balsam_exec.model.apps import AppRecord, Isolation
-from balsam_exec.model.errors import ServiceUnavailable
+from balsam_exec.model.errors import NotFound, ServiceUnavailable
 from balsam_exec.model.hooks import HookJob, HookQuery
 from balsam_exec.platform.settings import ProcessingSettings
 from balsam_exec.site.desk import Desk
@@ -49,9 +49,12 @@ class Processing(Part):
         pool = HookPool(self._workers, {**os.environ, "BALSAM_SITE": str(self._site_id)})
         try:
             while not self.stopped and (limit := desk.wait_for_room()):
-                query = HookQuery(timeout=_POLL, limit=limit, known=desk.visits())
+                versions = {app_id: app.digest for app_id, app in self._apps.items()}
+                query = HookQuery(timeout=_POLL, limit=limit, known=desk.visits(), apps=versions)
                 work = self._service.hook_work(self._site_id, query, deadline=math.inf)
                 desk.over(work.over)
+                for app_id in work.outdated:
+                    self._fetch(app_id)
                 for job in work.jobs:
                     self._begin(job, desk, pool)
         finally:
@@ -67,6 +70,8 @@ class Processing(Part):
     def _begin(self, job: HookJob, desk: Desk, pool: HookPool) -> None:
         visit = job.visit
         self._learn(job)
+        if job.job.app_id not in self._apps:
+            return
         desk.take(visit)
         if strangers := [str(parent.id) for parent in job.parents if parent.site_id != self._site_id]:
             error = f"parents {', '.join(strangers)} are jobs of another site: use transfers"
@@ -74,8 +79,8 @@ class Processing(Part):
             return
 
         def start() -> tuple[HookCall, bytes] | None:
-            app = self._apps[job.job.app_id]
-            return (self._call(job, app), app.payload or b"") if desk.begin(visit) else None
+            app = self._apps.get(job.job.app_id)  # as it is now
+            return (self._call(job, app), app.payload or b"") if desk.begin(visit) and app else None
 
         def done(answer: HookAnswer) -> None:
             if answer.error:
@@ -89,13 +94,17 @@ class Processing(Part):
         app_id = job.job.app_id
         known = self._apps.get(app_id)
         if known is None or known.digest != job.app_digest:
-            self._apps[app_id] = self._fetch(app_id)
+            self._fetch(app_id)
 
-    def _fetch(self, app_id: int) -> AppRecord:
+    def _fetch(self, app_id: int) -> None:
         """Goes on while the service is away, which is no reason to end the hooks that are running."""
         while True:
             try:
-                return self._service.app(app_id)
+                self._apps[app_id] = self._service.app(app_id)
+                return
+            except NotFound:  # deleted, with its jobs
+                self._apps.pop(app_id, None)
+                return
             except ServiceUnavailable as error:
                 if self.stopped:
                     raise

@@ -11,6 +11,7 @@ from balsam_exec.model.errors import IllegalTransition, NotFound, ParameterError
 from balsam_exec.model.hooks import HookQuery, HookReport, Visit
 from balsam_exec.model.jobs import JobPatch, Result
 from balsam_exec.model.sites import SiteSpec
+from balsam_exec.server.service import apps as app_service
 from balsam_exec.server.service import feed, hooks, sites, update
 from tests.server.http import Http
 from tests.server.test_feed import Campaign, in_threads
@@ -97,6 +98,25 @@ def test_the_known_ones_that_are_over(world: World) -> None:
     world.kill(first)
     world.write(update.delete_job, world.owner, second)
     assert work(world, *known)["over"] == known[:2]
+
+
+def test_the_apps_that_have_another_version(world: World) -> None:
+    apps = {app: world.read(app_service.app, world.owner, app)["digest"] for app in (world.python, world.hooked)}
+    query = HookQuery(apps={**apps, 4711: "gone"})
+    assert world.read(hooks.work, world.owner, world.site, query)["outdated"] == []
+    world.app("Hooked", hooks=["run", "preprocess"], python_exe="/other")
+    assert world.read(hooks.work, world.owner, world.site, query)["outdated"] == [world.hooked]
+    owner, site = world.owner, world.site
+    world.settle_in_as("bob")
+    assert world.read(hooks.work, world.owner, world.site, query)["outdated"] == [], "apps of others are not told of"
+    world.owner, world.site = owner, site
+
+
+def test_what_stands_of_others_is_not_told(world: World) -> None:
+    [job] = world.create(world.spec(world.hooked))
+    visit = Visit(job, 0, S.STAGED_IN)
+    world.settle_in_as("bob")
+    assert work(world, visit)["over"] == [visit], "as of a job that does not exist"
 
 
 def test_an_answer_that_comes_too_late_is_dropped_alone(world: World) -> None:
@@ -238,7 +258,26 @@ def test_a_poll_waits_for_a_job_and_for_a_kill(live: LiveService) -> None:
     assert time.monotonic() - started < 40
     job = found[0]["jobs"][0]["job"]
     assert job["state"] == "STAGED_IN"
-    assert found[1] == {"jobs": [], "over": [[job["id"], 0, "STAGED_IN"]]}
+    assert found[1] == {"jobs": [], "over": [[job["id"], 0, "STAGED_IN"]], "outdated": []}
+
+
+def test_a_poll_waits_for_another_version(live: LiveService) -> None:
+    agent, owner = Agent(Http(live)), Http(live)
+    digest = owner.ok("GET", f"/apps/{agent.app}")["digest"]
+    found: list[Any] = []
+    path = f"/sites/{agent.site}/hooks/work"
+    started = time.monotonic()
+
+    def poll() -> None:
+        found.append(agent.http.ok("POST", path, {"timeout": 50, "apps": {str(agent.app): digest}}))
+
+    def act() -> None:
+        spec = {"site_id": agent.site, "name": "Hooked", "hooks": ["run", "preprocess"], "payload": "BBBB"}
+        owner.ok("PUT", "/apps", spec)
+
+    in_threads(poll, act)
+    assert time.monotonic() - started < 40
+    assert found == [{"jobs": [], "over": [], "outdated": [agent.app]}]
 
 
 def test_a_report_over_http(live: LiveService) -> None:
@@ -249,4 +288,4 @@ def test_a_report_over_http(live: LiveService) -> None:
     assert agent.report(said) == {"late": []}
     assert agent.report(said) == {"late": [visit]}
     assert agent.http.ok("GET", f"/jobs/{job}")["data"] == {"x": [1]}
-    assert agent.work(0) == {"jobs": [], "over": []}
+    assert agent.work(0) == {"jobs": [], "over": [], "outdated": []}

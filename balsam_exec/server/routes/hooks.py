@@ -20,14 +20,14 @@ REPORTS = Body[HookReports](HookReports)
 @router.post("/work", **described(HookWork, body=QUERY))
 async def find_work(request: Request, site_id: PathId, user: User) -> Response:
     """Jobs that wait for a hook or for files of their parents; waits up to `timeout` seconds for the first that is not
-    `known`, or for a known visit to be over."""
+    `known`, for a known visit to be over, or for another version of one of the `apps`."""
     query = await QUERY.read(request)
     app = runtime(request)
     found = await until_found(
         app.hub,
         query.timeout,
         lambda: app.read(hooks.work, user, site_id, query),
-        found=lambda work: bool(work["jobs"] or work["over"]),
+        found=hooks.has_news,
         topics=lambda _: [hooks_at(site_id)],
     )
     return answer(found)

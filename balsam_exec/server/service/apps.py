@@ -10,7 +10,7 @@ from balsam_exec.model.errors import Conflict, NotFound
 from balsam_exec.model.events import Kind
 from balsam_exec.model.queries import Query
 from balsam_exec.server.service.sizes import check_size
-from balsam_exec.server.service.unit import Unit
+from balsam_exec.server.service.unit import Unit, hooks_at
 from balsam_exec.server.store import apps as store
 from balsam_exec.server.store import filters
 from balsam_exec.server.store import sites as site_store
@@ -53,6 +53,7 @@ def put_app(unit: Unit, owner_id: int, spec: AppSpec) -> dict[str, Any]:
     if all(getattr(present, key) == value for key, value in values.items()):
         return _record(present)
     unit.record(owner_id, Kind.APP, present.id, spec.site_id, "", "updated")
+    unit.topics.add(hooks_at(spec.site_id))  # its agent may be about to run what is replaced
     return _record(store.update_app(unit.connection, present.id, {**values, "last_update": unit.now}))
 
 

@@ -23,17 +23,23 @@ from balsam_exec.server.store.jobs import JobRow
 
 
 def work(connection: Connection, owner_id: int, site_id: int, query: HookQuery) -> dict[str, Any]:
-    """A `HookWork`: jobs that wait for the site, and which of the known visits are over. Raises NotFound (the site)."""
+    """A `HookWork`: jobs that wait for the site, and what is not as the agent knows it. Raises NotFound (the site)."""
     _check_site(connection, owner_id, site_id)
     known = set(query.known)
     found = {Visit(*row) for row in store.waiting(connection, owner_id, site_id, query.limit + len(known))}
     unsure = known - found
     ids = [visit.job_id for visit in unsure]
-    standing = {Visit(*row) for row in store.standing(connection, ids)} if ids else set()
+    standing = {Visit(*row) for row in store.standing(connection, owner_id, ids)} if ids else set()
+    versions = store.digests(connection, owner_id, query.apps) if query.apps else {}
     return {
         "jobs": _jobs(connection, owner_id, sorted(found - known)[: query.limit]),
         "over": sorted(unsure - standing),
+        "outdated": [app_id for app_id, digest in query.apps.items() if versions.get(app_id, digest) != digest],
     }
+
+
+def has_news(work: dict[str, Any]) -> bool:
+    return any(work.values())
 
 
 def _check_site(connection: Connection, owner_id: int, site_id: int) -> None:

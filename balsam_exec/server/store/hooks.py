@@ -26,11 +26,16 @@ def _waiting_in(state: JobState) -> Any:
 
 
 _WAITING = union_all(*map(_waiting_in, sorted(AT_SITE)))
-_STANDING = select(*_VISIT).where(any_of(jobs.c.id, bindparam("ids", type_=IdList())))
+_STANDING = select(*_VISIT).where(
+    any_of(jobs.c.id, bindparam("ids", type_=IdList())), jobs.c.owner_id == bindparam("owner")
+)
 _TERMS = (
     select(jobs.c.id, jobs.c.epoch, apps.c.digest.label("app_digest"))
     .join(apps, apps.c.id == jobs.c.app_id)
     .where(any_of(jobs.c.id, bindparam("ids", type_=IdList())))
+)
+_DIGESTS = select(apps.c.id, apps.c.digest).where(
+    any_of(apps.c.id, bindparam("ids", type_=IdList())), apps.c.owner_id == bindparam("owner")
 )
 _PARENTS = (
     select(job_edges.c.child_id, jobs.c.id, jobs.c.site_id, job_payloads.c.workdir)
@@ -46,14 +51,19 @@ def waiting(connection: Connection, owner_id: int, site_id: int, limit: int) -> 
     return list(connection.execute(_WAITING, {"owner": owner_id, "site": site_id, "limit": limit}))
 
 
-def standing(connection: Connection, ids: Iterable[int]) -> list[AnyRow]:
-    """(id, epoch, state) of those of the jobs that exist."""
-    return list(connection.execute(_STANDING, {"ids": list(ids)}))
+def standing(connection: Connection, owner_id: int, ids: Iterable[int]) -> list[AnyRow]:
+    """(id, epoch, state) of those of the jobs that exist and are the owner's."""
+    return list(connection.execute(_STANDING, {"ids": list(ids), "owner": owner_id}))
 
 
 def terms(connection: Connection, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
     """By job: its epoch and the digest of its app."""
     return {row.pop("id"): row for row in dicts(connection.execute(_TERMS, {"ids": ids}))}
+
+
+def digests(connection: Connection, owner_id: int, app_ids: Iterable[int]) -> dict[int, str]:
+    """Of those of the apps that exist and are the owner's."""
+    return dict(connection.execute(_DIGESTS, {"ids": list(app_ids), "owner": owner_id}).all())
 
 
 def parents(connection: Connection, ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
