@@ -8,7 +8,18 @@ import sys
 from benchmarks.harness import ROOT
 
 RESULTS = ROOT / "benchmarks/results"
-NAMES = ("pool_noop", "parsl_apps", "libensemble_sims", "commands", "hooks", "dag", "bulk_create", "scaling", "startup")
+NAMES = (
+    "pool_noop",
+    "parsl_apps",
+    "libensemble_sims",
+    "commands",
+    "hooks",
+    "dag",
+    "bulk_create",
+    "scaling",
+    "startup",
+    "elastic_sim",
+)
 
 
 def main() -> int:
