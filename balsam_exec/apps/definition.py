@@ -28,8 +28,8 @@ class ApplicationDefinition:
 
     Exactly one of `command_template` and a method `run(self, ...)` says what runs. The docstring is the description.
     Any of the methods `shell_preamble`, `preprocess`, `postprocess`, `handle_error`, `handle_timeout` adds a step.
-    An instance lives for one call of one of them, with the job as `self.job`. `shell_preamble` may also be plain text or
-    a list of lines, the same for all jobs.
+    An instance lives for one call of one of them, with the job as `self.job`. `shell_preamble` may also be plain text
+    or a list of lines, the same for all jobs.
     """
 
     #: Where it runs: a site's name, id or Site object.
@@ -72,6 +72,8 @@ def check(cls: type[ApplicationDefinition]) -> None:
     for key, value in cls.environment_variables.items():
         if not (isinstance(key, str) and isinstance(value, str)):
             raise InvalidRequest(f"{name}.environment_variables maps str to str, not {key!r} to {value!r}")
+        if not key or "=" in key:
+            raise InvalidRequest(f"{name}.environment_variables: {key!r} is no name of a variable")
     if cls.isolation not in set(Isolation):
         raise InvalidRequest(f"{name}.isolation is one of {', '.join(Isolation)}, not {cls.isolation!r}")
     for glob in cls.cleanup_files:

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 
 from balsam_exec.client.lookups import adapter, build, url_params
 from balsam_exec.client.transport import DEADLINE, READ_TIMEOUT, Transport
@@ -20,7 +21,7 @@ from balsam_exec.model.auth import NewToken, TokenRecord, TokenSpec, UserRecord
 from balsam_exec.model.backlog import Backlog, BacklogQuery
 from balsam_exec.model.base import MAX_BULK, MAX_ENTITY, MIN_ENTITY_LIMIT, Count, Page
 from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord, BatchJobSpec
-from balsam_exec.model.errors import TooLarge
+from balsam_exec.model.errors import InvalidRequest, TooLarge
 from balsam_exec.model.events import EventRecord, Feed
 from balsam_exec.model.explain import Explanation
 from balsam_exec.model.files import DEFAULT_CHUNK, FileAnswer, FileChunk, FileRequest, FileRequestQuery, ReadRequest
@@ -200,7 +201,7 @@ class Service:
         return created
 
     def _create_chunk(self, specs: Sequence[JobSpec], key: str, start: int) -> list[JobCreated]:
-        body = adapter(list[JobSpec]).dump_json(list(specs), exclude_defaults=True)
+        body = _dump(list(specs), list[JobSpec])
         if len(body) > CHUNK_BYTES and len(specs) > 1:
             half = len(specs) // 2
             return self._create_chunk(specs[:half], key, start) + self._create_chunk(specs[half:], key, start + half)
@@ -231,7 +232,7 @@ class Service:
 
     def patch_jobs(self, patches: Sequence[JobBulkPatch]) -> int:
         """Change each job in its own way; all or none."""
-        body = adapter(list[JobBulkPatch]).dump_json(list(patches), exclude_defaults=True)
+        body = _dump(list(patches), list[JobBulkPatch])
         return self._call(Count, "PATCH", "/jobs/bulk", body).count
 
     def delete_job(self, job_id: int) -> None:
@@ -429,9 +430,12 @@ def _query(kind: type[Query], query: Query | None, lookups: dict[str, Any]) -> Q
     return query
 
 
-def _dump(body: BaseModel) -> bytes:
-    """What differs from the defaults, which the service has too."""
-    return body.model_dump_json(exclude_defaults=True).encode()
+def _dump(body: Any, kind: Any = None) -> bytes:
+    """What differs from the defaults, which the service has too. Raises InvalidRequest for what is no JSON."""
+    try:
+        return adapter(kind or type(body)).dump_json(body, exclude_defaults=True)
+    except PydanticSerializationError as error:
+        raise InvalidRequest(f"what was to be sent is no JSON: {error}") from None
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from balsam_exec.model.base import storable
 from balsam_exec.model.jobs import JobPatch, JobRecord
 
 #: What is no method of an app: bringing files of the parents to the workdir.
@@ -39,6 +40,9 @@ class Ending(StrEnum):
     CANCELLED = "cancelled"
 
 
+Told = Annotated[str, BeforeValidator(storable)]
+
+
 class HookAnswer(BaseModel):
     """What came of a hook."""
 
@@ -48,5 +52,5 @@ class HookAnswer(BaseModel):
     patch: JobPatch = JobPatch()  #: what it changed in `self.job` and has not saved
     moved: bool = False  #: it has saved a new state by itself
     text: str = ""  #: what `shell_preamble` returned
-    error: str = ""  #: what went wrong, in a line
-    traceback: str = ""  #: its end
+    error: Told = ""  #: what went wrong, in a line
+    traceback: Told = ""  #: its end

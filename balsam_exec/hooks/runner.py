@@ -25,6 +25,7 @@ from balsam_exec.apps.payload import load_app
 from balsam_exec.hooks import wire
 from balsam_exec.hooks.calls import INPUT_FILES, TAIL, Ending, HookAnswer, HookCall
 from balsam_exec.hooks.inputs import gather
+from balsam_exec.model.base import storable
 from balsam_exec.model.errors import InvalidRequest, PayloadError
 from balsam_exec.model.hooks import HOOK_LOG
 from balsam_exec.model.jobs import JobPatch
@@ -70,7 +71,7 @@ class Runner:
             text = "".join(traceback.format_exception(error))
             sys.stderr.write(text)
             brief = "".join(traceback.format_exception_only(error)).strip()
-            return HookAnswer(ending=Ending.RAISED, error=brief[-TAIL:], traceback=text[-TAIL:])
+            return HookAnswer(ending=Ending.RAISED, error=brief[:TAIL], traceback=text[-TAIL:])
 
     def _app(self, digest: str) -> type[ApplicationDefinition]:
         """Raises PayloadError."""
@@ -113,7 +114,7 @@ def _after(job: Job, call: HookCall) -> HookAnswer:
 def _sendable(patch: JobPatch) -> JobPatch:
     for name in ("data", "state_data", "parameters"):
         try:
-            json.dumps(getattr(patch, name), allow_nan=False)
+            json.dumps(getattr(patch, name), allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError) as error:
             raise TypeError(f"self.job.{name} is sent as JSON, and this is not: {error}") from None
     return patch
@@ -121,13 +122,15 @@ def _sendable(patch: JobPatch) -> JobPatch:
 
 def preamble_text(value: Any) -> str:
     """Lines for a shell, of what `shell_preamble` gives: text, or a list of lines. Raises TypeError."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return textwrap.dedent(value)
     if isinstance(value, (list, tuple)) and all(isinstance(line, str) for line in value):
-        return "\n".join(value)
-    raise TypeError(f"shell_preamble gives text or a list of lines, not {value!r}")
+        value = "\n".join(value)
+    elif isinstance(value, str):
+        value = textwrap.dedent(value)
+    elif value is not None:
+        raise TypeError(f"shell_preamble gives text or a list of lines, not {value!r}")
+    if value and value != storable(value):
+        raise ValueError("shell_preamble gives text that no shell can be given: it has a NUL, or what is not UTF-8")
+    return value or ""
 
 
 @contextmanager

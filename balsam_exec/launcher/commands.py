@@ -119,9 +119,9 @@ class CommandRunner:
         self._reactor.emit(Ended(job_id, outcome, command.tree.unasked))
 
 
-def cannot_start(problem: BalsamError | OSError) -> Outcome:
-    """The outcome of a job whose start raised this."""
-    if isinstance(problem, BalsamError):
+def cannot_start(problem: BalsamError | OSError | ValueError) -> Outcome:
+    """The outcome of a job whose start raised this; ValueError: words or variables that no process can be given."""
+    if isinstance(problem, (BalsamError, ValueError)):
         return outcomes.failed("exit", f"the job could not be started: {problem}")
     what = f" {problem.filename}" if problem.filename else ""
     hint = " (arguments and environment are too large)" if problem.errno == errno.E2BIG else ""

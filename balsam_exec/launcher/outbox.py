@@ -15,6 +15,7 @@ from balsam_exec.model.states import JobState
 #: Bytes of results in one batch; a quarter of what a request may have, so that JSON and base64 fit as well.
 _MAX_BYTES = MAX_BODY // 4
 _OVERHEAD = 300
+_REFUSED = "the service refused the result: "
 
 #: A job's id and the epoch in which it was leased.
 Lease = tuple[int, int]
@@ -93,10 +94,10 @@ class Outbox:
             self._again(batch, now)
             return None
         report = batch[0]
-        if report.result is None or not (report.result.ok or report.result.exception):
+        if report.result is None or report.result.error.startswith(_REFUSED):
             self._again([], now)
             return report
-        error = f"the service refused the result: {why}"
+        error = f"{_REFUSED}{why}"
         failed = Result(ok=False, error=error, reason="exception")
         data = {"error": error}
         self._again([report.model_copy(update={"state": JobState.RUN_ERROR, "result": failed, "data": data})], now)

@@ -11,6 +11,7 @@ from pathlib import Path
 from balsam_exec.apps.payload import dump_exception
 from balsam_exec.launcher import worker
 from balsam_exec.launcher.events import Outcome
+from balsam_exec.model.base import storable
 from balsam_exec.model.errors import BalsamError, PayloadError, TooLarge
 from balsam_exec.model.jobs import Result
 from balsam_exec.model.sessions import LeasedJob
@@ -33,6 +34,7 @@ def done(value: bytes | None = None, return_code: int | None = None) -> Outcome:
 
 def failed(reason: str, error: str, return_code: int | None = None, exception: bytes | None = None) -> Outcome:
     """`reason` is one of Result's: "exit", "exception", "died"."""
+    error = storable(error)
     data: dict[str, object] = {"error": error[-TAIL:]}
     if return_code is not None:
         data["return_code"] = return_code

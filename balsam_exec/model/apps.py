@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from balsam_exec.model.base import Entity, Id, Identifier, Name, Record, Timestamp, Wire
 from balsam_exec.model.errors import ParameterError
@@ -19,6 +19,10 @@ HOOK_STEPS = {
     "handle_error": Step.HANDLE_ERROR,
     "handle_timeout": Step.HANDLE_TIMEOUT,
 }
+
+
+#: The name of an environment variable.
+Variable = Annotated[str, StringConstraints(pattern=r"^[^=]+$")]
 
 
 class Isolation(StrEnum):
@@ -65,7 +69,7 @@ class AppSpec(Wire):
     description: str = Field(default="", max_length=20_000)
     command_template: str | None = Field(default=None, max_length=100_000)
     parameters: dict[Identifier, ParameterSpec] = {}
-    environment_variables: dict[str, str] = {}
+    environment_variables: dict[Variable, str] = {}
     transfers: dict[Name, TransferSlot] = {}
     cleanup_files: list[str] = []
     python_exe: str | None = Field(default=None, max_length=4000)  #: None: the site's own interpreter

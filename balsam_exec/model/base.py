@@ -37,6 +37,12 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def storable(text: str) -> str:
+    """What programs print and raise, as it can be sent and stored: JSON takes no half of a character (as in names of
+    files that are not UTF-8), databases no NUL."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+
+
 class Wire(BaseModel):
     """A frozen value on the wire: JSON, unknown fields refused, bytes as URL-safe base64."""
 

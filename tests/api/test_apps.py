@@ -128,6 +128,7 @@ def test_sync_again_replaces(site: Site) -> None:
         ({"run": lambda self: 1, "parameters": {"a": {}}}, "no command_template|there is none"),
         ({"command_template": "x", "environment_variables": {"A": 1}}, "str to str"),
         ({"command_template": "x", "environment_variables": ["A"]}, "mapping"),
+        ({"command_template": "x", "environment_variables": {"A=B": "1"}}, "'A=B' is no name of a variable"),
         ({"command_template": "x", "transfers": ({"a": {}},)}, "comma"),
         ({"command_template": "x", "transfers": {"a": {"direction": "up", "local_path": "."}}}, "direction"),
         ({"command_template": "x", "cleanup_files": "*.h5"}, "list"),

@@ -66,6 +66,7 @@ def test_create_makes_what_it_was_told(balsam: Balsam, hello: AppRecord) -> None
         (["--app", "Hallo", "-w", "x"], 1, "there is no app 'Hallo'"),
         (["--app", "Hello", "-w", "x", "--nodes", "0", "-p", "name=a"], 2, "--nodes"),
         (["--app", "Hello", "-w", "x", "-p", "name=a", "--parent", "99"], 1, "99"),
+        (["--app", "Hello", "-w", "x", "-p", "name=\udcff"], 1, "surrogates not allowed"),
         (["--app", "Hello"], 2, "--workdir"),
         (["--app", "Hello", "-w", "x", "-p", "name=a", "--site", "nowhere"], 1, "no site named 'nowhere'"),
     ],

@@ -56,6 +56,7 @@ def test_success(run: Callable[..., tuple[Result, str]], service: FakeService, t
         ("no_such_program", 127, "exit code 127\nbash: line 1: no_such_program: command not found"),
         ("./not_here", 127, "exit code 127\nbash: line 1: ./not_here: No such file or directory"),
         ("echo 'unclosed", 2, "exit code 2\nbash:"),
+        (r"printf 'a\0b'; exit 4", 4, "exit code 4\na\\0b"),
     ],
 )
 def test_failure(
@@ -66,6 +67,16 @@ def test_failure(
     assert result.error.startswith(error)
     data = service.history[1][-1].data
     assert (data["return_code"], data["error"]) == (code, result.error)
+
+
+def test_what_no_process_can_be_given_fails_its_job_alone(service: FakeService, launch: Launch) -> None:
+    app = service.add_app(command_template="echo {{ x }}", parameters={"x": ParameterSpec()})
+    jobs = [service.add_job(app, parameters={"x": x}) for x in ("\ud800", "fine")]
+    launch()
+    service.wait(jobs)
+    surrogate, fine = (service.results[job] for job in jobs)
+    assert surrogate.error.startswith("the job could not be started: 'utf-8' codec can't encode")
+    assert fine.ok
 
 
 def test_the_error_holds_the_tail_of_this_job_s_output_alone(

@@ -104,6 +104,18 @@ def test_a_refused_report_is_found_and_told_as_an_error() -> None:
     assert taken[5].result.error == "the service refused the result: too strange"
 
 
+def test_a_refused_failure_is_told_in_other_words() -> None:
+    strange = Result(ok=False, error="strange", reason="exit", return_code=3)
+    outbox = outbox_of(
+        report(1, JobState.RUN_ERROR).model_copy(update={"result": strange, "data": {"error": "strange"}})
+    )
+    outbox.take(0)
+    assert outbox.refused("too strange", 0) is None
+    [told] = outbox.take(0)
+    assert told.state is JobState.RUN_ERROR
+    assert told.data == {"error": "the service refused the result: too strange"}
+
+
 def test_what_is_always_refused_is_given_up() -> None:
     outbox = outbox_of(report(1, size=5), report(2))
     given_up = []
