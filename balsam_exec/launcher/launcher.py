@@ -11,13 +11,17 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from balsam_exec.hooks.pool import HookPool
+from balsam_exec.launcher import preambles
 from balsam_exec.launcher.commands import CommandRunner, cannot_start
 from balsam_exec.launcher.events import Acquire, Action, Drain, Ended, Event, Exit, Kill, Send, Start
 from balsam_exec.launcher.link import LauncherService, Link
 from balsam_exec.launcher.pilot import Pilot, Terms
 from balsam_exec.launcher.placement import Placement, Share, cpus_of_ranks, is_bound
+from balsam_exec.launcher.preambles import Preambles
 from balsam_exec.launcher.ranks import RankRunner
 from balsam_exec.launcher.reactor import Reactor
 from balsam_exec.launcher.surroundings import Surroundings
@@ -36,6 +40,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds an acquire waits at the service for the first job.
 _POLL = 20.0
+#: Processes at most in which apps are asked for the preambles of jobs.
+_ASKERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,7 @@ class Launcher:
         self._environment = dict(environment)
         if mission.batch_job_id is not None:
             self._environment["BALSAM_BATCH_JOB_ID"] = str(mission.batch_job_id)
+        self._preambles = Preambles(self.reactor, HookPool(_ASKERS, self._environment), mission.hook_timeout)
 
     def drain(self, reason: str, at_once: bool = False) -> None:
         """End the launcher: for signal handlers and other threads."""
@@ -104,6 +111,7 @@ class Launcher:
                 events = self.reactor.run(timeout)
         finally:
             self._link.stop()
+            self._preambles.close()
             self._python.close()
             self._commands.close()
             self.reactor.close()
@@ -113,8 +121,8 @@ class Launcher:
             case Start():
                 self._start(action)
             case Kill(job_id, signum):
-                if not self._commands.kill(job_id, signum):
-                    self._python.kill(job_id, signum)
+                if not (self._commands.kill(job_id, signum) or self._python.kill(job_id, signum)):
+                    self._preambles.kill(job_id)
             case Send(reports):
                 self._link.report(reports)
             case Acquire(max_jobs, max_wall_time_min):
@@ -127,16 +135,24 @@ class Launcher:
 
     def _start(self, start: Start) -> None:
         job = start.job
-        workdir = self._mission.data / job.workdir
-        try:
-            app = self._link.apps.get(job.app_digest)
-            if app is None:
-                raise NotFound(f"its app (id {job.app_id}) no longer exists")
-            self._start_app(job, app, workdir, start.placement)
-        except (BalsamError, OSError) as problem:
-            self.reactor.emit(Ended(job.id, cannot_start(problem)))
+        app = self._link.apps.get(job.app_digest)
+        if app is None:
+            gone = NotFound(f"its app (id {job.app_id}) no longer exists")
+            self.reactor.emit(Ended(job.id, cannot_start(gone)))
+        elif preambles.HOOK in app.hooks:
+            call = preambles.call_of(job, app, self._session.site_id, self._mission.data / job.workdir)
+            self._preambles.ask(call, app.payload or b"", partial(self._start_after, start, app))
+        else:
+            self._start_after(start, app, "")
 
-    def _start_app(self, job: LeasedJob, app: AppRecord, workdir: Path, placement: Placement) -> None:
+    def _start_after(self, start: Start, app: AppRecord, preamble: str) -> None:
+        try:
+            self._start_app(start.job, app, start.placement, preamble)
+        except (BalsamError, OSError, ValueError) as problem:
+            self.reactor.emit(Ended(start.job.id, cannot_start(problem)))
+
+    def _start_app(self, job: LeasedJob, app: AppRecord, placement: Placement, preamble: str) -> None:
+        workdir = self._mission.data / job.workdir
         share = placement.shares[0]
         spec = self._mission.nodes[share.node]
         environment = {**self._environment, **app.environment_variables}
@@ -145,12 +161,12 @@ class Launcher:
         binding = self._binding(job, share, spec)
         is_python = app.command_template is None
         if is_python and job.ranks == 1:
-            self._python.start(job, app, Surroundings(workdir, environment, binding))
+            self._python.start(job, app, Surroundings(workdir, environment, binding, preamble))
             return
         environment["BALSAM_JOB_ID"] = str(job.id)
         python = (app.python_exe or sys.executable) if is_python else None
-        prefix = mpi.launch_prefix(job, environment, binding, self._mission.mpi_launcher, python)
-        around = Surroundings(workdir, {**mpi.ENVIRONMENT, **environment} if prefix else environment, binding)
+        prefix = mpi.launch_prefix(job, environment, binding, self._mission.mpi_launcher, python, bool(preamble))
+        around = Surroundings(workdir, {**mpi.ENVIRONMENT, **environment} if prefix else environment, binding, preamble)
         if is_python:
             self._ranks.start(job, app, around, prefix)
         else:

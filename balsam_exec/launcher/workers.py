@@ -17,15 +17,15 @@ from balsam_exec.apps import codec
 from balsam_exec.launcher import outcomes, worker
 from balsam_exec.launcher.events import Ended, Outcome
 from balsam_exec.launcher.reactor import READ, WRITE, Reactor, open_pidfd
-from balsam_exec.launcher.surroundings import Surroundings
+from balsam_exec.launcher.surroundings import Surroundings, in_shell
 from balsam_exec.launcher.tree import Tree
 from balsam_exec.model.apps import AppRecord, Isolation
 from balsam_exec.model.errors import ConfigurationError
 from balsam_exec.model.sessions import LeasedJob
 from balsam_exec.platform.cpus import confine
 
-#: What a worker is for: an interpreter and the environment it starts with.
-Kind = tuple[str, frozenset[tuple[str, str]]]
+#: What a worker is for: an interpreter, the environment and the preamble it starts with.
+Kind = tuple[str, frozenset[tuple[str, str]], str]
 
 #: Of a job that was given none.
 NO_ARGUMENTS = codec.dumps(((), {}))
@@ -46,7 +46,7 @@ class _Worker:
         self, kind: Kind, limit: int, reactor: Reactor, on_answer: Callable[[_Worker, int, int, bytes], None]
     ) -> None:
         """Raises OSError if the interpreter cannot be started."""
-        python, environment = kind
+        python, environment, preamble = kind
         self.kind = kind
         self.task: _Task | None = None
         self.apps: set[str] = set()
@@ -60,7 +60,7 @@ class _Worker:
         try:
             words = [python, worker.__file__, str(theirs.fileno()), str(limit), codec.__file__]
             self.process = subprocess.Popen(
-                words,
+                in_shell(preamble, words),
                 stdin=subprocess.DEVNULL,
                 stdout=2,
                 pass_fds=[theirs.fileno()],
@@ -165,7 +165,7 @@ class PythonRunner:
 
         Raises BalsamError or OSError if it cannot be started.
         """
-        kind = (app.python_exe or sys.executable, frozenset(around.environment.items()))
+        kind = (app.python_exe or sys.executable, frozenset(around.environment.items()), around.preamble)
         chosen = self._take(kind, app.digest)
         try:
             chosen.confine(around.cpus or self._allowed)
