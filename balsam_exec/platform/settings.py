@@ -102,11 +102,11 @@ class SubmissionSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    enabled: bool = False
-    submit_queue: str = Field(default="local", max_length=200)
-    submit_project: str = Field(default="local", max_length=200)
-    job_mode: JobMode = "mpi"
-    optional_params: dict[str, str] = {}
+    enabled: bool = False  #: whether it does so at all
+    submit_queue: str = Field(default="local", max_length=200)  #: the scheduler's
+    submit_project: str = Field(default="local", max_length=200)  #: that pays
+    job_mode: JobMode = "mpi"  #: of the allocations
+    optional_params: dict[str, str] = {}  #: for the scheduler
     filter_tags: Tags = {}  #: for jobs that carry all of these only
     service_period: float = Field(default=60, gt=0, le=86_400)  #: seconds between two looks, when nothing happens
     quiet_sec: float = Field(default=2, ge=0, le=3_600)  #: after something happens it lets more happen for so long
@@ -118,8 +118,8 @@ class ElasticQueueSettings(SubmissionSettings):
     min_num_nodes: int = Field(default=1, ge=1, le=1_000_000)  #: of an allocation
     max_num_nodes: int = Field(default=1, ge=1, le=1_000_000)  #: of an allocation
     max_total_nodes: int | None = Field(default=None, ge=1)  #: of all its allocations together, waiting or running
-    min_wall_time_min: int = Field(default=35, ge=1, le=10_000_000)
-    max_wall_time_min: int = Field(default=360, ge=1, le=10_000_000)
+    min_wall_time_min: int = Field(default=35, ge=1, le=10_000_000)  #: of an allocation
+    max_wall_time_min: int = Field(default=360, ge=1, le=10_000_000)  #: of an allocation
     #: Minutes at the end of an allocation that are not counted on for jobs, and between its end and a window's.
     wall_time_pad_min: int = Field(default=5, ge=0, le=10_000_000)
     max_queued_jobs: int = Field(default=1, ge=1, le=10_000)  #: allocations, waiting or running
@@ -144,8 +144,8 @@ class QueueMaintainerSettings(SubmissionSettings):
     """A fixed number of allocations that are all alike."""
 
     num_queued_jobs: int = Field(default=1, ge=1, le=10_000)  #: allocations, waiting or running
-    num_nodes: int = Field(default=1, ge=1, le=1_000_000)
-    wall_time_min: int = Field(default=60, ge=1, le=10_000_000)
+    num_nodes: int = Field(default=1, ge=1, le=1_000_000)  #: of each
+    wall_time_min: int = Field(default=60, ge=1, le=10_000_000)  #: of each
 
 
 class SiteSettings(BaseModel):
