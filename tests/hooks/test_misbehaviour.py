@@ -256,3 +256,32 @@ def test_the_agent_killed_in_the_middle_of_a_hook(bench: Bench) -> None:
     assert len(tries.read_text().splitlines()) == 2
     assert all(wait_gone(pid, 10) for pid in below)
     assert bench.states(job) == [S.STAGED_IN, S.PREPROCESSED, S.RUNNING, S.RUN_DONE, S.JOB_FINISHED]
+
+
+def test_the_agent_told_to_stop_in_the_middle_of_a_hook(bench: Bench) -> None:
+    """It ends the hook at once, and the next agent runs it again."""
+
+    class Slow(ApplicationDefinition):
+        site = "local"
+        command_template = "true"
+
+        def preprocess(self) -> None:
+            import os
+            import time
+            from pathlib import Path
+
+            with open("tries", "a") as file:
+                print(os.getpid(), file=file)
+            if not Path("let-go").exists():
+                time.sleep(1000)
+            self.job.state = "PREPROCESSED"
+
+    job = Slow.submit("slow")
+    first = psutil.Process(int(bench.wait_for_text("slow/tries")))
+    agent = next(p for p in first.parents() if "balsam_exec.site" in p.cmdline())
+    (bench.data / "slow/let-go").touch()
+    agent.terminate()
+    assert wait_gone(agent.pid, 10)
+    assert wait_gone(first.pid, 0)
+    job.result(timeout=60)
+    assert len((bench.data / "slow/tries").read_text().splitlines()) == 2
