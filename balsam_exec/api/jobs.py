@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from balsam_exec.api import outcome
 from balsam_exec.api.apps import encoded_input
-from balsam_exec.api.binding import Client
+from balsam_exec.api.binding import Client, default_client
 from balsam_exec.api.queryset import Objects, QuerySet
 from balsam_exec.api.resource import Field, Resource, Routes
 from balsam_exec.apps.definition import command_input, python_input, python_parameters
@@ -429,6 +429,13 @@ class Job(Resource):
         if data := given.get("data"):
             _require_json(data)
         return cast(JobSpec, self._validated(JobSpec, given)), record
+
+
+def job_of(record: JobRecord, app: type) -> Job:
+    """The job of the configured service that the record tells of, with the class of its app at hand."""
+    job = Job.from_record(default_client(), record)
+    job._begin(app, None)
+    return job
 
 
 def unsaved(job: Job) -> JobPatch:

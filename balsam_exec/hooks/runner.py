@@ -19,8 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from balsam_exec.api import ApplicationDefinition
-from balsam_exec.api.binding import default_client
-from balsam_exec.api.jobs import Job, unsaved
+from balsam_exec.api.jobs import Job, job_of, unsaved
 from balsam_exec.apps.payload import load_app
 from balsam_exec.hooks import wire
 from balsam_exec.hooks.calls import INPUT_FILES, TAIL, Ending, HookAnswer, HookCall
@@ -95,7 +94,7 @@ def _bring_files(call: HookCall) -> HookAnswer:
 
 
 def _call(app: type[ApplicationDefinition], call: HookCall) -> HookAnswer:
-    job = Job.from_record(default_client(), call.job)
+    job = job_of(call.job, app)
     found = getattr(app(job), call.hook)
     value = found() if callable(found) else found
     if call.hook == "shell_preamble":

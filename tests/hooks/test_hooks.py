@@ -138,6 +138,22 @@ def test_a_python_app_and_its_parameters(bench: Bench) -> None:
     assert job.data == {"result": None}
 
 
+def test_parameters_by_the_names_that_run_has_for_them(bench: Bench) -> None:
+    class Spread(ApplicationDefinition):
+        site = "local"
+
+        def run(self, start: int, *more: int, scale: int = 1) -> int:
+            return (start + sum(more)) * scale
+
+        def preprocess(self) -> None:
+            assert self.job.parameters == {"start": 1, "more": [2, 3], "scale": 2}
+            self.job.parameters["more"].append(4)
+            self.job.state = "PREPROCESSED"
+
+    job = Spread.submit("spread", start=1, more=[2, 3], scale=2)
+    assert job.result(timeout=60) == 20
+
+
 def test_a_hook_creates_changes_and_kills_other_jobs(bench: Bench) -> None:
     class Worker(ApplicationDefinition):
         site = "local"
