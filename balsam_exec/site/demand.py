@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from fractions import Fraction
 
@@ -50,8 +50,13 @@ class Terms:
 
 
 def work_of(groups: Iterable[JobGroup], terms: Terms) -> list[Work]:
-    """The jobs that such allocations are for."""
-    return [terms.work(group) for group in groups if terms.admit(group)]
+    """The jobs that such allocations are for. What differs only in what does not matter here is counted together."""
+    found: Counter[Work] = Counter()
+    for group in groups:
+        if terms.admit(group):
+            work = terms.work(group)
+            found[replace(work, count=0)] += work.count
+    return [replace(work, count=count) for work, count in found.items()]
 
 
 def allocations_of(

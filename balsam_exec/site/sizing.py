@@ -238,7 +238,10 @@ class _Rest:
         return self._limits.horizon(work.minutes), work.num_nodes, work.minutes, work.per_node
 
     def __iter__(self) -> Iterator[Work]:
-        return (replace(w, count=left) for w, left in zip(self._work, self._left, strict=True) if left)
+        return (replace(w, count=left) for w, left in self._pairs())
+
+    def _pairs(self) -> Iterator[tuple[Work, int]]:
+        return ((w, left) for w, left in zip(self._work, self._left, strict=True) if left)
 
     @property
     def jobs(self) -> int:
@@ -247,12 +250,13 @@ class _Rest:
     @property
     def num_nodes(self) -> int:
         """Of the widest job."""
-        return max((w.num_nodes for w in self), default=0)
+        return max((w.num_nodes for w, _ in self._pairs()), default=0)
 
     @property
     def horizon(self) -> int:
         """Of the longest job."""
-        return max((self._limits.horizon(w.minutes) for w in self), default=0)
+        longest, _ = next(self._pairs(), (None, 0))
+        return 0 if longest is None else self._limits.horizon(longest.minutes)
 
     def within(self, nodes: int, minutes: int) -> _Rest:
         """A copy, of what fits."""
@@ -265,7 +269,7 @@ class _Rest:
 
     def load(self, minutes: int) -> Fraction:
         """Nodes that would do all of it in so many minutes."""
-        return sum((_nodes(w, w.count, minutes // w.minutes) for w in self), Fraction(0))
+        return sum((_nodes(w, left, minutes // w.minutes) for w, left in self._pairs()), Fraction(0))
 
     def time_needed(self, nodes: int, longest: int) -> int:
         """Minutes in which so many nodes do all of it, as far as `longest` is enough."""
@@ -278,8 +282,11 @@ class _Rest:
         """Have an allocation do what it can. The nodes and the minutes that it needs for that; zeros for nothing."""
         used, longest = Fraction(0), 0
         for index, work in enumerate(self._work):
-            rounds = minutes // work.minutes
-            free = nodes - used
+            rounds, free = minutes // work.minutes, nodes - used
+            if not free:
+                break
+            if not rounds or not self._left[index]:
+                continue
             at_once = int(free * work.per_node) if work.num_nodes == 1 else int(free) // work.num_nodes
             if jobs := min(self._left[index], at_once * rounds):
                 self._left[index] -= jobs
@@ -297,7 +304,7 @@ class _Rest:
         knows, so that only their node-minutes count; and no more of them than it does within the jobs' horizon."""
         spent = allocation.held
         for index, work in enumerate(self._work):
-            if _fits(work, allocation.num_nodes, allocation.minutes):
+            if self._left[index] and _fits(work, allocation.num_nodes, allocation.minutes):
                 budget = allocation.num_nodes * min(allocation.minutes, self._limits.horizon(work.minutes)) - spent
                 cost = Fraction(work.num_nodes * work.minutes, work.per_node)
                 jobs = max(0, min(self._left[index], int(budget // cost)))
