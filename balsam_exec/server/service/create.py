@@ -102,6 +102,8 @@ def create_jobs(
     terms = app_terms(unit, owner_id, {spec.app_id for spec in specs})
     _check(specs, terms)
     wanted = {parent for spec in specs for parent in spec.parent_ids}
+    if wanted:
+        dialect.order_families(unit.connection, owner_id)
     parents = parent_states(unit, owner_id, wanted) if wanted else {}
     ids = dialect.reserve_ids(unit.connection, schema.jobs, len(specs)) if specs else ()
     states = _store(unit, owner_id, ids, specs, terms, parents)

@@ -11,7 +11,6 @@ from balsam_exec.model.states import TERMINAL, WAITING, Step
 from balsam_exec.server.service.create import parent_states
 from balsam_exec.server.service.moves import Moves
 from balsam_exec.server.service.unit import Unit
-from balsam_exec.server.store import dialect
 from balsam_exec.server.store import edges as store
 from balsam_exec.server.store import jobs as job_store
 from balsam_exec.server.store.jobs import JobRow
@@ -45,7 +44,6 @@ def _replace_parents(unit: Unit, moves: Moves, jobs: Sequence[JobRow], parent_id
             job_ids=[job.id for job in late[:100]],
         )
     ids, owner_id = [job.id for job in jobs], jobs[0].owner_id
-    dialect.order_edges(unit.connection, owner_id)
     former = {parent for parent, _ in store.parents(unit.connection, ids)}
     states = parent_states(unit, owner_id, parent_ids | former)
     store.replace(unit.connection, ids, sorted(parent_ids))

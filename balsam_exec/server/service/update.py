@@ -15,7 +15,7 @@ from balsam_exec.server.service.create import app_terms
 from balsam_exec.server.service.moves import Moves
 from balsam_exec.server.service.sizes import check_size
 from balsam_exec.server.service.unit import Unit, tag_marks
-from balsam_exec.server.store import filters, listing
+from balsam_exec.server.store import dialect, filters, listing
 from balsam_exec.server.store import jobs as store
 from balsam_exec.server.store.jobs import JobRow
 from balsam_exec.server.store.types import encode
@@ -49,6 +49,7 @@ def patch_jobs(unit: Unit, owner_id: int, patches: Sequence[JobBulkPatch]) -> in
 
 def kill_jobs(unit: Unit, owner_id: int, ids: Iterable[int]) -> dict[str, list[int]]:
     """Kill these jobs; what is killed, ordered and over now (`model.jobs.Killed`). Deleted ones are left out."""
+    dialect.order_families(unit.connection, owner_id)
     return _kill(unit, store.lock(unit.connection, owner_id, ids).values())
 
 
@@ -56,6 +57,7 @@ def kill_matching(unit: Unit, owner_id: int, query: Query) -> dict[str, list[int
     """The same for all jobs that match and have not ended. Raises InvalidRequest for a query that matches any job."""
     _refuse_paging(query)
     _require_filter(query, "kill")
+    dialect.order_families(unit.connection, owner_id)
     return _kill(unit, store.lock_selected(unit.connection, listing.living(owner_id, query)))
 
 
@@ -76,6 +78,8 @@ def _kill(unit: Unit, jobs: Iterable[JobRow]) -> dict[str, list[int]]:
 def patch_matching(unit: Unit, owner_id: int, query: Query, patch: JobPatch) -> int:
     """All jobs that match; how many these are."""
     _refuse_paging(query)
+    if _may_move(patch):
+        dialect.order_families(unit.connection, owner_id)
     jobs = store.lock_selected(unit.connection, listing.matching(owner_id, query))
     moves = Moves(unit)
     _apply(unit, moves, jobs, patch)
@@ -84,10 +88,16 @@ def patch_matching(unit: Unit, owner_id: int, query: Query, patch: JobPatch) -> 
 
 
 def _patch_each(unit: Unit, owner_id: int, patches: dict[int, Any]) -> None:
+    if any(map(_may_move, patches.values())):
+        dialect.order_families(unit.connection, owner_id)
     jobs = _locked(unit, owner_id, patches)
     moves = Moves(unit)
     apply_each(unit, moves, ((jobs[job_id], patch) for job_id, patch in patches.items()))
     moves.flush()
+
+
+def _may_move(patch: JobPatch) -> bool:
+    return patch.state is not None or parents.concerned(patch)
 
 
 def apply_each(unit: Unit, moves: Moves, patches: Iterable[tuple[JobRow, JobPatch]]) -> None:
@@ -179,6 +189,7 @@ def _change_fields(unit: Unit, jobs: Sequence[JobRow], patch: JobPatch) -> None:
 
 def cancel_jobs(unit: Unit, owner_id: int, ids: Iterable[int]) -> list[int]:
     """Those that were still waiting are now USER_KILLED. What a launcher holds may be running by now: it stays."""
+    dialect.order_families(unit.connection, owner_id)
     moves, cancelled = Moves(unit), []
     for job in store.lock(unit.connection, owner_id, ids).values():
         if job.state in WAITING and job.session_id is None:
@@ -191,6 +202,7 @@ def cancel_jobs(unit: Unit, owner_id: int, ids: Iterable[int]) -> list[int]:
 
 def delete_job(unit: Unit, owner_id: int, job_id: int) -> None:
     """Raises NotFound, Conflict (another job is held for it)."""
+    dialect.order_families(unit.connection, owner_id)
     _delete(unit, list(_locked(unit, owner_id, [job_id]).values()))
 
 
@@ -198,6 +210,7 @@ def delete_matching(unit: Unit, owner_id: int, query: Query) -> int:
     """All jobs that match; how many these were. Raises InvalidRequest for a query that matches any job."""
     _refuse_paging(query)
     _require_filter(query, "delete")
+    dialect.order_families(unit.connection, owner_id)
     jobs = store.lock_selected(unit.connection, listing.matching(owner_id, query))
     _delete(unit, jobs)
     return len(jobs)

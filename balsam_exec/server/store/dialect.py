@@ -179,9 +179,12 @@ def order_events(connection: Connection, owner_id: int) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:owner)"), {"owner": owner_id})
 
 
-def order_edges(connection: Connection, owner_id: int) -> None:
-    """Let nobody else change which jobs of this owner wait for which, until this transaction ends: two changes that are
-    right, each by itself, may close a circle."""
+def order_families(connection: Connection, owner_id: int) -> None:
+    """Let no other such transaction move jobs of this owner that wait for each other, or change which do, until this
+    one ends: it would lock the same jobs in another order, and two changes, each right by itself, may close a circle.
+
+    To be called before the first job is locked. Who reports on a few jobs that run need not.
+    """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(1, :owner)"), {"owner": owner_id})
 
