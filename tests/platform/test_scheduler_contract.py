@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from balsam_exec.platform.processes import Process
+from balsam_exec.platform.schedulers import make_scheduler
 from balsam_exec.platform.schedulers.base import SchedulerState, SubmitRefused
+from balsam_exec.platform.settings import SiteDirectory
 from tests.platform.bench import BENCHES, Bench, LocalBench
 from tests.support import fake_batch
 from tests.support.processes import wait_until
@@ -158,6 +160,18 @@ def test_a_restarted_scheduler_knows_what_ended_meanwhile(bench: Bench) -> None:
     before = bench.wait_finished(scheduler_id)
     bench.restart()
     assert bench.status(scheduler_id) == before
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_settings_choose_it(name: str, tmp_path: Path) -> None:
+    site = SiteDirectory(tmp_path)
+    site.create("here")
+    text = site.settings_file.read_text()
+    site.settings_file.write_text(text.replace("scheduler: local", f"scheduler: {name}"))
+    scheduler = make_scheduler(site.settings(), site, lambda: None)
+    assert type(scheduler).__name__ == f"{name.capitalize()}Scheduler"
+    assert scheduler.poll_sec == (None if name == "local" else 10)
+    scheduler.close()
 
 
 def test_asked_about_nothing(bench: Bench) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from balsam_exec.platform.schedulers.base import Scheduler, Status, SubmitSpec, Window
-from balsam_exec.platform.schedulers.commands import CommandScheduler
 from balsam_exec.platform.schedulers.flux import FluxScheduler
 from balsam_exec.platform.schedulers.local import LocalScheduler
 from balsam_exec.platform.schedulers.lsf import LsfScheduler
@@ -26,15 +25,18 @@ __all__ = [
     "make_scheduler",
 ]
 
-_WITHOUT_OPTIONS: dict[str, type[CommandScheduler]] = {"pbs": PbsScheduler, "lsf": LsfScheduler, "flux": FluxScheduler}
-
 
 def make_scheduler(settings: SiteSettings, site: SiteDirectory, on_change: Callable[[], None]) -> Scheduler:
     """The scheduler that the site's settings name."""
+    directory, poll, grace = site.qsubmit, settings.scheduler_poll_sec, settings.cancel_grace_sec
     match settings.scheduler:
         case "local":
-            return LocalScheduler(site.qsubmit, on_change=on_change, grace=settings.cancel_grace_sec)
+            return LocalScheduler(directory, on_change=on_change, grace=grace)
         case "slurm":
-            return SlurmScheduler(site.qsubmit, poll_sec=settings.scheduler_poll_sec, grace=settings.cancel_grace_sec)
-        case name:
-            return _WITHOUT_OPTIONS[name](site.qsubmit, poll_sec=settings.scheduler_poll_sec)
+            return SlurmScheduler(directory, poll_sec=poll, grace=grace)
+        case "pbs":
+            return PbsScheduler(directory, poll_sec=poll)
+        case "lsf":
+            return LsfScheduler(directory, poll_sec=poll)
+        case "flux":
+            return FluxScheduler(directory, poll_sec=poll)

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, ClassVar
@@ -49,7 +49,7 @@ class CommandScheduler(Scheduler):
     (the command holds it, whoever dies), and the record: the command itself writes the id into it. Where that was lost,
     the scheduler knows the job by its `tag`.
 
-    An adapter says how to ask (`options`, `submit_command`), and what answers mean (`job_id`, `tagged`, `statuses`).
+    An adapter says how to ask (`options`, `submit_command`), and what answers mean (`job_id`, `tagged`, `look`).
     """
 
     #: How lines of a script begin that the scheduler reads.
@@ -67,7 +67,7 @@ class CommandScheduler(Scheduler):
         self._digest = hashlib.sha256(bytes(directory.resolve())).hexdigest()[:8]
         self._timeout = timeout
         self._forget_sec = forget_sec
-        self._disowned: dict[str, float] = {}  #: id -> since when the scheduler says that there is no such job
+        self._missing: dict[str, float] = {}  #: id -> since when the scheduler says that there is no such job
         self._submitting = threading.Lock()
         self._slow: list[subprocess.Popen[bytes]] = []  #: submissions that took too long to wait for
 
@@ -93,6 +93,11 @@ class CommandScheduler(Scheduler):
     def tag(self, key: str) -> str:
         """The name of a submission at the scheduler, where its owner may have several sites."""
         return f"{key}-{self._digest}"
+
+    @abstractmethod
+    def look(self, ids: Sequence[str]) -> Mapping[str, Status | None]:
+        """What the scheduler says of each of these jobs; None: asked for this id, it says that there is no such job.
+        What it does not list is left out."""
 
     # --- asking for what a spec says
 
@@ -175,6 +180,17 @@ class CommandScheduler(Scheduler):
 
     # --- asking
 
+    def statuses(self, ids: Iterable[str]) -> dict[str, Status]:
+        wanted = sorted(set(ids))
+        if not wanted:
+            return {}
+        said = self.look(wanted)
+        for name, status in said.items():
+            if status is not None:
+                self._missing.pop(name, None)
+        unlisted = Status(SchedulerState.UNKNOWN, info="the scheduler does not list it")
+        return {name: said.get(name, unlisted) or self._disowned(name) for name in wanted}
+
     def ask(self, *argv: str) -> str:
         """The output of a command. Raises SchedulerUnavailable when it fails, whatever the reason."""
         answer = self.run(*argv)
@@ -202,19 +218,10 @@ class CommandScheduler(Scheduler):
             raise SchedulerUnavailable(f"{argv[0]}: {_words(answer.err) or f'ended by signal {-answer.code}'}")
         return answer
 
-    def owned(self, statuses: Mapping[str, Status]) -> dict[str, Status]:
-        """Note that the scheduler knows these jobs."""
-        for scheduler_id in statuses:
-            self._disowned.pop(scheduler_id, None)
-        return dict(statuses)
-
-    def disowned(self, scheduler_id: str) -> Status:
-        """The status of a job of which the scheduler, asked for it by its id, says that it does not exist.
-
-        It forgets what has ended, sooner or later; but what it says just after a restart, or before it has written
-        down a submission, is no proof.
-        """
-        since = self._disowned.setdefault(scheduler_id, time.monotonic())
+    def _disowned(self, scheduler_id: str) -> Status:
+        """It forgets what has ended, sooner or later; but what it says just after a restart, or before it has written
+        down a submission, is no proof."""
+        since = self._missing.setdefault(scheduler_id, time.monotonic())
         if time.monotonic() - since < self._forget_sec:
             return Status(SchedulerState.UNKNOWN, info="the scheduler does not know it")
         return Status(SchedulerState.FINISHED, info="the scheduler has forgotten it")

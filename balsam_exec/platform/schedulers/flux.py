@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from balsam_exec.platform.schedulers.base import SchedulerState, SchedulerUnavailable, Status, SubmitSpec
@@ -44,22 +44,15 @@ class FluxScheduler(CommandScheduler):
     def tagged(self, tag: str) -> str | None:
         return next(iter(self.ask("flux", "jobs", "-a", "-n", f"--name={tag}", "-o", "{id.f58}").split()), None)
 
-    def statuses(self, ids: Iterable[str]) -> dict[str, Status]:
-        wanted = list(ids)
-        if not wanted:
-            return {}
+    def look(self, ids: Sequence[str]) -> Mapping[str, Status | None]:
         # It fails when it does not know one of them, and tells of the others all the same.
-        answer = self.run("flux", "jobs", "-a", "-n", "-o", _FORMAT, *wanted)
+        answer = self.run("flux", "jobs", "-a", "-n", "-o", _FORMAT, *ids)
         unknown = set(re.findall(r"JobID (\S+) unknown", answer.err))
         if answer.code and not unknown:
             raise SchedulerUnavailable(f"flux jobs: {answer.err.strip()}")
         rows = [line.split("|", 5) for line in answer.out.splitlines() if line.count("|") >= 5]
-        found = {scheduler_id: _status(*values) for scheduler_id, *values in rows}
-        for name in wanted:
-            if name in unknown:
-                found[name] = self.disowned(name)
-            found.setdefault(name, Status(SchedulerState.UNKNOWN, info="Flux does not list it"))
-        return found
+        found: dict[str, Status | None] = {name: _status(*values) for name, *values in rows}
+        return found | dict.fromkeys(unknown)
 
     def cancel(self, scheduler_id: str) -> None:
         """Flux sends SIGTERM and, after its own kill-timeout, SIGKILL."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from balsam_exec.platform.schedulers.base import SchedulerState, SchedulerUnavailable, Status, SubmitSpec
@@ -38,12 +38,8 @@ class LsfScheduler(CommandScheduler):
     def tagged(self, tag: str) -> str | None:
         return next((record["JOBID"] for record in self._records("-J", tag) if "ERROR" not in record), None)
 
-    def statuses(self, ids: Iterable[str]) -> dict[str, Status]:
-        wanted = list(ids)
-        if not wanted:
-            return {}
-        records = {record["JOBID"]: record for record in self._records(*wanted)}
-        return {name: self._status(name, records.get(name, {})) for name in wanted}
+    def look(self, ids: Sequence[str]) -> Mapping[str, Status | None]:
+        return {record["JOBID"]: _status(record) for record in self._records(*ids)}
 
     def cancel(self, scheduler_id: str) -> None:
         """LSF sends SIGINT, SIGTERM and SIGKILL, with its JOB_TERMINATE_INTERVAL between them."""
@@ -59,20 +55,21 @@ class LsfScheduler(CommandScheduler):
         except (ValueError, KeyError) as error:
             raise SchedulerUnavailable(f"bjobs: {answer.err.strip() or answer.out[:200]}") from error
 
-    def _status(self, scheduler_id: str, record: dict[str, str]) -> Status:
-        if "not found" in record.get("ERROR", ""):
-            return self.disowned(scheduler_id)
-        state = record.get("STAT", "")
-        if state in _QUEUED:
-            return Status(SchedulerState.QUEUED, info=record.get("PEND_REASON", ""))
-        if state in _RUNNING:
-            return Status(SchedulerState.RUNNING, time_left=_time_left(record.get("TIME_LEFT", "")))
-        if state in _ENDED:
-            given = record.get("EXIT_CODE", "")
-            code, words = ended(0 if state == "DONE" else int(given) if given.isdigit() else None)
-            why = record.get("EXIT_REASON", "")
-            return Status(SchedulerState.FINISHED, code, f"{words} ({why})" if why else words)
-        return Status(SchedulerState.UNKNOWN, info=f"LSF calls it {state}" if state else "LSF does not list it")
+
+def _status(record: Mapping[str, str]) -> Status | None:
+    if "not found" in record.get("ERROR", ""):
+        return None
+    state = record.get("STAT", "")
+    if state in _QUEUED:
+        return Status(SchedulerState.QUEUED, info=record.get("PEND_REASON", ""))
+    if state in _RUNNING:
+        return Status(SchedulerState.RUNNING, time_left=_time_left(record.get("TIME_LEFT", "")))
+    if state in _ENDED:
+        given = record.get("EXIT_CODE", "")
+        code, words = ended(0 if state == "DONE" else int(given) if given.isdigit() else None)
+        why = record.get("EXIT_REASON", "")
+        return Status(SchedulerState.FINISHED, code, f"{words} ({why})" if why else words)
+    return Status(SchedulerState.UNKNOWN, info=f"LSF calls it {state}")
 
 
 def _time_left(text: str) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class PbsScheduler(CommandScheduler):
     """The tag of a submission is its name. Optional parameters are resources: `-l name=value`."""
 
     prefix = "#PBS"
-    job_id = re.compile(r"^(\d+(?:\.\S+)?)$", re.MULTILINE)
+    job_id = re.compile(r"^(\d+\.[A-Za-z][\w.-]*)$", re.MULTILINE)
     away = re.compile(r"cannot connect|Connection refused|timed? ?out|server is (busy|shutting down)", re.IGNORECASE)
 
     def options(self, spec: SubmitSpec) -> list[str]:
@@ -53,28 +53,24 @@ class PbsScheduler(CommandScheduler):
     def tagged(self, tag: str) -> str | None:
         return next(iter(self.ask("qselect", "-x", "-N", tag).split()), None)
 
-    def statuses(self, ids: Iterable[str]) -> dict[str, Status]:
-        wanted = list(ids)
-        if not wanted:
-            return {}
+    def look(self, ids: Sequence[str]) -> Mapping[str, Status | None]:
         # It fails when it does not know one of them, and tells of the others all the same.
-        answer = self.run("qstat", "-x", "-f", "-F", "json", *wanted)
-        unknown = set(re.findall(r"Unknown Job Id:? (\S+)", answer.err, re.IGNORECASE))
+        answer = self.run("qstat", "-x", "-f", "-F", "json", *ids)
+        unknown = re.findall(r"Unknown Job Id:? (\S+)", answer.err, re.IGNORECASE)
         if answer.code and not unknown:
             raise SchedulerUnavailable(f"qstat: {answer.err.strip()}")
-        jobs = _jobs(answer.out)
-        return {
-            name: self.disowned(name)
-            if name in unknown
-            else _status(jobs[name])
-            if name in jobs
-            else Status(SchedulerState.UNKNOWN, info="PBS does not list it")
-            for name in wanted
-        }
+        found: dict[str, Status | None] = {_number(name): _status(job) for name, job in _jobs(answer.out).items()}
+        found |= {_number(name): None for name in unknown}
+        return {name: found[_number(name)] for name in ids if _number(name) in found}
 
     def cancel(self, scheduler_id: str) -> None:
         """PBS sends SIGTERM and, after its own kill_delay, SIGKILL."""
         self.run("qdel", scheduler_id)
+
+
+def _number(name: str) -> str:
+    """Commands differ in how they write the server's name after it."""
+    return name.partition(".")[0]
 
 
 def _jobs(text: str) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ import re
 import shlex
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from balsam_exec.platform.schedulers.base import SchedulerState, SchedulerUnavailable, Status, SubmitSpec, Window
@@ -85,14 +85,9 @@ class SlurmScheduler(CommandScheduler):
     def tagged(self, tag: str) -> str | None:
         return next((fields[0] for fields in self._queue() if fields[-1] == tag), None)
 
-    def statuses(self, ids: Iterable[str]) -> dict[str, Status]:
-        wanted = set(ids)
-        if not wanted:
-            return {}
-        found = {fields[0]: _status(*fields[1:-1]) for fields in self._queue() if fields[0] in wanted}
-        for scheduler_id in wanted - found.keys():
-            found[scheduler_id] = self._absent(scheduler_id)
-        return found
+    def look(self, ids: Sequence[str]) -> Mapping[str, Status | None]:
+        listed = {fields[0]: _status(*fields[1:-1]) for fields in self._queue()}
+        return {name: listed[name] if name in listed else self._absent(name) for name in ids}
 
     def cancel(self, scheduler_id: str) -> None:
         """SIGTERM goes to the script alone, so that a launcher is not surprised by the death of its jobs; what is left
@@ -121,7 +116,7 @@ class SlurmScheduler(CommandScheduler):
         lines = self.ask("squeue", "--me", "-h", "-t", "all", "-O", _FIELDS).splitlines()
         return [line.removesuffix("|").split("|", 5) for line in lines if line.count("|") > 5]
 
-    def _absent(self, scheduler_id: str) -> Status:
+    def _absent(self, scheduler_id: str) -> Status | None:
         """The status of one that the listing leaves out: asked for by its id."""
         shown = self.run("scontrol", "-o", "show", "job", scheduler_id)
         if shown.code == 0:
@@ -130,9 +125,7 @@ class SlurmScheduler(CommandScheduler):
         if "Invalid job id" not in shown.err:
             raise SchedulerUnavailable(f"scontrol: {shown.err.strip()}")
         recorded = self._recorded(scheduler_id)
-        if recorded is not None and recorded.state is SchedulerState.FINISHED:
-            return recorded
-        return self.disowned(scheduler_id)
+        return recorded if recorded is not None and recorded.state is SchedulerState.FINISHED else None
 
     def _recorded(self, scheduler_id: str) -> Status | None:
         """What the accounting has of it, where there is one."""
