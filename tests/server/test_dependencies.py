@@ -15,8 +15,10 @@ from sqlalchemy import event
 from balsam_exec.model.errors import Conflict, InvalidRequest, NotFound, StaleLease
 from balsam_exec.model.jobs import JobPatch, Result
 from balsam_exec.model.queries import JobQuery
+from balsam_exec.server.migrations import upgrade
 from balsam_exec.server.service import feed, update
 from balsam_exec.server.service.parents import find_circle
+from tests.server.test_schema import downgrade
 from tests.server.world import S, World
 
 AGAIN = JobQuery(state=[S.FAILED, S.USER_KILLED])
@@ -453,6 +455,25 @@ def test_an_agent_that_is_at_a_job_which_waits_again_is_too_late(world: World) -
     finish_all(world)
     assert world.state(hooked) == S.STAGED_IN
     assert epoch() > first
+
+
+# --- databases of before
+
+
+def test_the_migration_counts_what_is_there(world: World) -> None:
+    """What waits for a failed parent has done so without any terms: it is held."""
+    [finished] = world.finished(world.spec())
+    bad, good = world.create(*[world.spec()] * 2)
+    held = child(world, finished, bad, good, on_parent_failure="hold")
+    waiting = child(world, good)
+    world.kill(bad)
+    downgrade(world.database.engine, "0004")
+    upgrade(world.database.engine)
+    world.check_invariants()
+    assert [world.job(job_id)["on_parent_failure"] for job_id in (held, waiting)] == ["hold", "fail"]
+    assert [world.job(job_id)["num_runs"] for job_id in (finished, good)] == [1, 0]
+    restart(world, bad)
+    assert set(finish_all(world)) == {bad, good, held, waiting}
 
 
 # --- many

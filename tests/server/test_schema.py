@@ -73,12 +73,12 @@ def test_migrations_give_the_schema_of_the_code(engine: Engine) -> None:
         assert described(connection) == migrated
 
 
-def downgrade(engine: Engine) -> None:
+def downgrade(engine: Engine, target: str = "base") -> None:
     config = Config()
     config.set_main_option("script_location", str(migrations.__path__[0]))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.downgrade(config, "base")
+        command.downgrade(config, target)
 
 
 def test_the_newest_revision_is_the_one_that_is_looked_for() -> None:
