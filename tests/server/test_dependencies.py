@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import event
 
 from balsam_exec.model.errors import Conflict, InvalidRequest, NotFound, StaleLease
-from balsam_exec.model.jobs import JobPatch, Result
+from balsam_exec.model.jobs import JobBulkPatch, JobPatch, Result
 from balsam_exec.model.queries import JobQuery
 from balsam_exec.server.migrations import upgrade
 from balsam_exec.server.service import feed, update
@@ -415,6 +415,15 @@ def test_a_circle_is_refused_and_shown(world: World) -> None:
     assert world.job(b)["parent_ids"] == [a]
     with pytest.raises(NotFound, match="no job 4711 to be a parent"):
         world.patch(c, parent_ids=[4711])
+
+
+def test_edges_are_turned_round_in_one_request(world: World) -> None:
+    a, b = chain(world, 2)
+    patches = [JobBulkPatch(id=a, parent_ids=[b]), JobBulkPatch(id=b, parent_ids=[])]
+    assert world.write(update.patch_jobs, world.owner, patches) == 2
+    assert world.states([a, b]) == [S.AWAITING_PARENTS, S.PREPROCESSED]
+    with pytest.raises(InvalidRequest, match="circle"):
+        world.write(update.patch_matching, world.owner, JobQuery(id=[a, b]), JobPatch(parent_ids=[a]))
 
 
 def test_terms_can_change_while_a_job_waits(world: World) -> None:

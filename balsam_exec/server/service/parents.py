@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from balsam_exec.model.errors import Conflict, InvalidRequest
 from balsam_exec.model.jobs import JobPatch
@@ -23,10 +23,9 @@ def concerned(patch: JobPatch) -> bool:
 
 def change_terms(unit: Unit, moves: Moves, jobs: Sequence[JobRow], patch: JobPatch) -> None:
     """Of some jobs of one owner, held by no launcher, whose other fields are stored. `moves.reconsider` is for later,
-    when their states are changed too.
+    when their states are changed too, and so is `refuse_circles`.
 
-    Raises NotFound (a parent), Conflict for jobs between their run and their end, InvalidRequest for a circle of jobs
-    that wait for each other.
+    Raises NotFound (a parent), Conflict for jobs between their run and their end.
     """
     if patch.on_parent_failure is not None:
         for job in jobs:
@@ -47,11 +46,15 @@ def _replace_parents(unit: Unit, moves: Moves, jobs: Sequence[JobRow], parent_id
     former = {parent for parent, _ in store.parents(unit.connection, ids)}
     states = parent_states(unit, owner_id, parent_ids | former)
     store.replace(unit.connection, ids, sorted(parent_ids))
+    for job in jobs:
+        moves.adopt(job, [states[parent] for parent in parent_ids])
+
+
+def refuse_circles(unit: Unit, ids: Collection[int]) -> None:
+    """Raises InvalidRequest if one of these jobs, which have other parents now, waits for itself."""
     if circle := find_circle(store.below(unit.connection, ids)):
         shown = " -> ".join(map(str, circle if len(circle) <= 10 else [*circle[:9], "...", circle[-1]]))
         raise InvalidRequest(f"jobs would wait for each other in a circle: {shown}", job_ids=circle)
-    for job in jobs:
-        moves.adopt(job, [states[parent] for parent in parent_ids])
 
 
 def _rethink_steps(unit: Unit, jobs: Sequence[JobRow]) -> None:

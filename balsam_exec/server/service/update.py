@@ -83,6 +83,8 @@ def patch_matching(unit: Unit, owner_id: int, query: Query, patch: JobPatch) -> 
     jobs = store.lock_selected(unit.connection, listing.matching(owner_id, query))
     moves = Moves(unit)
     _apply(unit, moves, jobs, patch)
+    if patch.parent_ids:
+        parents.refuse_circles(unit, [job.id for job in jobs])
     moves.flush()
     return len(jobs)
 
@@ -107,6 +109,8 @@ def apply_each(unit: Unit, moves: Moves, patches: Iterable[tuple[JobRow, JobPatc
         same.setdefault(patch.model_dump_json(exclude={"id"}), (patch, []))[1].append(job)
     for patch, jobs in same.values():
         _apply(unit, moves, jobs, patch)
+    if adopted := [job.id for patch, jobs in same.values() if patch.parent_ids for job in jobs]:
+        parents.refuse_circles(unit, adopted)
 
 
 def _locked(unit: Unit, owner_id: int, ids: Iterable[int]) -> dict[int, JobRow]:
