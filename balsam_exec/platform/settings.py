@@ -137,6 +137,8 @@ class ElasticQueueSettings(SubmissionSettings):
             raise ValueError("max_num_nodes is less than min_num_nodes")
         if self.max_total_nodes is not None and self.max_total_nodes < self.min_num_nodes:
             raise ValueError("max_total_nodes is less than min_num_nodes")
+        if self.use_backfill and self.submit_queue == "local":
+            raise ValueError("use_backfill wants the name of a queue, submit_queue: idle nodes are those of one")
         return self
 
 

@@ -41,8 +41,6 @@ _POLL = 30.0
 #: Of so many of the newest allocations that have ended is asked whether they did anything; they are looked for among
 #: so many of the site's.
 _REMEMBERED, _NEWEST = 9, 100
-#: The name of whichever queue is the scheduler's default.
-DEFAULT_QUEUE = "local"
 #: After these events there may be more or less to do. That jobs end is seen at the next look.
 _NEWS = [*sorted(RUNNABLE), *sorted(set(BatchJobState) - {BatchJobState.PENDING_SUBMISSION})]
 
@@ -201,12 +199,11 @@ class ElasticQueue(Provisioner):
         except SchedulerUnavailable as error:
             log.warning("%s: %s", self.name, error)
             return []
-        queue = self._settings.submit_queue
         unlimited = self._limits.max_wall_time_min + self._limits.wall_time_pad_min
         return [
             sizing.Window(window.num_nodes, unlimited if window.wall_time_min is None else window.wall_time_min)
             for window in found
-            if queue in (window.queue, DEFAULT_QUEUE)
+            if window.queue == self._settings.submit_queue
         ]
 
 
