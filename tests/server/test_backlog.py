@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from balsam_exec.model.backlog import Backlog, BacklogQuery
 from balsam_exec.model.batch_jobs import BatchJobSpec
 from balsam_exec.model.errors import InvalidRequest, NotFound
 from balsam_exec.server.service import backlog, batch_jobs
+from balsam_exec.server.store import backlog as store
 from balsam_exec.server.store.types import moment
+from tests.server.test_schema import plans
 from tests.server.world import SECOND, S, World
 
 
@@ -90,3 +93,25 @@ def test_somebody_elses_site_does_not_exist(world: World) -> None:
     stranger = world.new_user("eve")
     with pytest.raises(NotFound):
         world.read(backlog.backlog, stranger, world.site, BacklogQuery(), world.now)
+
+
+def test_of_very_many_jobs_a_part_is_counted_for_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "SAMPLE", 200)
+    for _ in range(4):  # as they come from a campaign that alternates
+        world.create(*[world.spec(wall_time_min=1 + n % 2) for n in range(500)])
+    groups = found(world).runnable
+    assert [group.wall_time_min for group in groups] == [1, 2]
+    for group in groups:
+        assert group.count % 10 == 0
+        assert 700 < group.count < 1300
+    assert found(world) == found(world)
+
+
+def test_only_jobs_that_wait_or_are_held_are_read(world: World) -> None:
+    world.finished(*[world.spec()] * 20)
+    world.create(*[world.spec()] * 20)
+    world.acquire(world.open(batch_job_id=allocation(world)), 10)
+    assert "ix_jobs_runnable" in plans(world, store.runnable, world.owner, world.site, [])
+    shown = plans(world, store.held, world.site, world.now)
+    assert "ix_jobs_session" in shown
+    assert not re.search("SCAN jobs|Seq Scan on jobs", shown), shown

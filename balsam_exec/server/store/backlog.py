@@ -24,8 +24,8 @@ _NEEDS = tuple(
 )
 _WAITING = (text(RUNNABLE_UNLEASED), jobs.c.site_id == bindparam("site"))
 _STEP: BindParameter[int] = bindparam("step")
-#: One of so many jobs, whatever the pattern in which they were made.
-_SAMPLED = jobs.c.id * 48_271 % 2_147_483_647 % _STEP == 0
+#: One of so many jobs, whatever the pattern in which they were made: ids, scattered by a multiplier modulo a prime.
+_SAMPLED = jobs.c.id % 2_147_483_647 * 1_103_515_245 % 2_147_483_647 % _STEP == 0
 _RUNNABLE = (
     select(*_NEEDS, (func.count() * _STEP).label("count"))
     .where(*_WAITING)
