@@ -82,6 +82,9 @@ def test_ids_of_others_do_not_exist(theirs: Theirs, other: Http) -> None:
         ("POST", f"/sessions/{theirs.session}/report", {"reports": []}),
         ("PATCH", f"/transfers/{theirs.transfer}", {"state": "done"}),
         ("POST", f"/jobs/{theirs.job}/read", {}),
+        ("GET", f"/jobs/{theirs.job}/explain", None),
+        ("POST", f"/sites/{theirs.site}/hooks/work", {}),
+        ("POST", f"/sites/{theirs.site}/hooks/reports", {"reports": []}),
         ("GET", f"/sites/{theirs.site}/file-requests", None),
         ("PATCH", "/transfers/bulk", [{"id": theirs.transfer, "state": "done"}]),
         ("DELETE", f"/auth/tokens/{theirs.token}", None),
@@ -108,6 +111,7 @@ def test_listings_have_ones_own_only(theirs: Theirs, other: Http) -> None:
 def test_what_acts_on_many_does_not_touch_others(theirs: Theirs, other: Http) -> None:
     assert other.ok("PATCH", "/jobs", {"state": "USER_KILLED"}) == {"count": 0}
     assert other.ok("DELETE", "/jobs", query={"id": theirs.job}) == {"count": 0}
+    assert other.ok("POST", "/jobs/kill", query={"id": theirs.job}) == {"killed": [], "ordered": [], "over": []}
     assert other.ok("POST", "/jobs/cancel", {"ids": [theirs.job, theirs.runnable]}) == {"job_ids": []}
     theirs.owner.ok("POST", "/jobs/cancel", {"ids": [theirs.runnable]})
     assert other.ok("GET", "/jobs/results", query={"id": theirs.runnable}) == {}
@@ -118,6 +122,9 @@ def test_another_job_cannot_depend_on_theirs_or_report_it(theirs: Theirs, other:
     mine = Campaign(other)
     child = {"app_id": mine.app, "workdir": "w", "parent_ids": [theirs.job]}
     assert other("POST", "/jobs", [child]).status == 404
+    [job] = other.ok("POST", "/jobs", [{"app_id": mine.app, "workdir": "w"}])
+    assert other("PATCH", f"/jobs/{job['id']}", {"parent_ids": [theirs.job]}).status == 404
+    assert other.ok("GET", "/jobs", query={"child_id": theirs.job})["results"] == []
     session = other.ok("POST", "/sessions", {"site_id": mine.site})["id"]
     assert other("POST", "/sessions", {"site_id": mine.site, "batch_job_id": theirs.batch_job}).status == 404
     report = {"job_id": theirs.runnable, "epoch": 0, "state": "RUNNING", "timestamp": "2026-01-01T00:00:00Z"}
