@@ -226,6 +226,17 @@ def test_the_limits_hold(work: list[Work], have: list[Allocation], limits: Limit
 
 
 @given(works, some_allocations(), some_limits(), windows)
+def test_only_ones_own_that_wait_are_taken_back(
+    work: list[Work], have: list[Allocation], limits: Limits, gaps: list[Window]
+) -> None:
+    ours = {a.id for a in have if a.own and a.phase is Phase.WAITING}
+    found = plan(work, have, limits, gaps)
+    assert set(found.delete) <= ours
+    if not work:
+        assert set(found.delete) == ours
+
+
+@given(works, some_allocations(), some_limits(), windows)
 def test_each_allocation_has_work(work: list[Work], have: list[Allocation], limits: Limits, gaps: list[Window]) -> None:
     found = plan(work, have, limits, gaps)
     fitting = [w for w in work if w.count and w.num_nodes <= limits.widest and w.minutes <= limits.longest]
