@@ -72,6 +72,16 @@ def test_values_and_failures_of_ranks(ranks: Ranks) -> None:
         payload.load_result(result)
 
 
+def test_mpi4py_as_srun_is_told_to_start_it(ranks: Ranks) -> None:
+    def world() -> int:
+        from mpi4py import MPI
+
+        return MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.rank + 1)
+
+    job_id = ranks.submit("mpi", world, launch_params={"--mpi": "pmi2"})
+    assert payload.load_result(ranks.result(job_id)) == 3
+
+
 def test_nothing_is_left_of_the_ranks_of_a_killed_job(ranks: Ranks) -> None:
     def linger() -> None:
         Path(f"pid-{os.environ['SLURM_PROCID']}").write_text(str(os.getpid()))
