@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
@@ -171,10 +170,18 @@ class SlurmCluster:
 
 
 def _free_ports(count: int) -> list[int]:
-    """All at once, so that they differ."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
+    """Below those that the kernel gives to connections, as a controller must get its own again when it is restarted;
+    and not where another process begins to look."""
+    found: list[int] = []
+    port = 10_000 + os.getpid() * 2 * count % 20_000
+    while len(found) < count:
+        port += 1
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        found.append(port)
+    return found
 
 
 def _user() -> str:
