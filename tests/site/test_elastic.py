@@ -141,3 +141,13 @@ def test_a_fixed_number_of_allocations(bench: ElasticBench) -> None:
     bench.submit(1)
     bench.wait_states(RUNNING, RUNNING)
     assert {(job.wall_time_min, job.origin) for job in bench.batch_jobs} == {(7, "queue_maintainer")}
+
+
+def test_draining_ends_the_allocations_and_requests_no_others(bench: ElasticBench) -> None:
+    agent = bench.start(elastic_queue=elastic(max_queued_jobs=2, quiet_sec=0))
+    bench.submit(8, 300, wall_time_min=30)
+    bench.wait_states(RUNNING, RUNNING)
+    agent.tell("drain")
+    assert agent.close() == 0
+    assert [job.state for job in bench.batch_jobs] == [FINISHED, FINISHED]
+    assert bench.service.count_jobs(state=[JobState.RUNNING]) == 0
