@@ -44,6 +44,10 @@ log = logging.getLogger(__name__)
 
 #: Seconds after which an acquire that is not answered means that there is nothing to do.
 _ANSWER_TIME = 1.0
+#: Seconds within which the SIGTERM of a batch scheduler reaches all that runs in an allocation, jobs and launcher.
+_TOGETHER = 0.5
+#: Return codes of what such a SIGTERM has ended, itself or through a shell.
+_TERMINATED = frozenset({-signal.SIGTERM, 128 + signal.SIGTERM})
 #: So much of an app's digest names its version in the event of a run.
 _SHORT = 12
 
@@ -77,6 +81,8 @@ class _Running:
     killed: bool = False  #: by its owner
     stale: bool = False  #: its lease is over: nobody wants to hear of it
     kill_at: float = math.inf
+    terminated: Outcome | None = None  #: by a SIGTERM that is not ours: the allocation's end, if that comes to us too
+    conclude_at: float = math.inf  #: when to take it for the job's own affair
 
 
 class Pilot:
@@ -115,7 +121,7 @@ class Pilot:
             due.append(self._outbox.due)
         if not self._ending:
             due.append(self._drain_at)
-        due += (run.kill_at for run in self._running.values())
+        due += (min(run.kill_at, run.conclude_at) for run in self._running.values())
         return min(due)
 
     def step(self, events: Iterable[Event], now: float) -> list[Action]:
@@ -129,6 +135,7 @@ class Pilot:
             self._drain("the allocation's time is over", now, actions)
         if now >= self._idle_until:
             self._drain("there was nothing to do", now, actions)
+        self._conclude_terminated(now)
         self._end_overdue(now, actions)
         self._start_jobs(now, actions)
         self._ask_for_jobs(now, actions)
@@ -175,6 +182,13 @@ class Pilot:
                 self._fail(job, f"the job cannot run here: {why}", now)
 
     def _end(self, job_id: int, outcome: Outcome, unasked: bool, now: float) -> None:
+        run = self._running[job_id]
+        if outcome.result.return_code in _TERMINATED and not (run.timed_out or run.killed or run.stale):
+            run.terminated, run.conclude_at = outcome, now + _TOGETHER
+        else:
+            self._conclude(job_id, outcome, unasked, now)
+
+    def _conclude(self, job_id: int, outcome: Outcome, unasked: bool, now: float) -> None:
         run = self._running.pop(job_id)
         self._nodes = vacate(self._nodes, run.placement)
         self._idle_since = now
@@ -201,7 +215,7 @@ class Pilot:
                 self._tell_to_end(run, now, actions)
 
     def _tell_to_end(self, run: _Running, now: float, actions: list[Action]) -> None:
-        if math.isinf(run.kill_at):
+        if math.isinf(run.kill_at) and run.terminated is None:
             run.kill_at = now + self._terms.grace
             actions.append(Kill(run.job.id, signal.SIGTERM))
 
@@ -234,6 +248,12 @@ class Pilot:
                 run.kill_at = now
 
     # --- what follows
+
+    def _conclude_terminated(self, now: float) -> None:
+        for job_id, run in list(self._running.items()):
+            known = run.timed_out or run.killed or run.stale or run.conclude_at <= now
+            if run.terminated is not None and known:
+                self._conclude(job_id, run.terminated, False, now)
 
     def _end_overdue(self, now: float, actions: list[Action]) -> None:
         for job_id, run in self._running.items():

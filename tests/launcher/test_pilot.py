@@ -256,6 +256,33 @@ def test_a_value_that_comes_while_draining_counts() -> None:
     assert ship.reports()[-1] == (1, JobState.RUN_DONE)
 
 
+TERMINATED = Outcome(JobState.RUN_ERROR, Result(ok=False, error="SIGTERM", reason="exit", return_code=-15), {})
+
+
+@pytest.mark.parametrize("apart", [0, 0.3])
+def test_the_end_of_an_allocation_may_come_to_jobs_first(apart: float) -> None:
+    """Slurm sends its SIGTERM to all processes at once."""
+    ship = Ship()
+    ship.step(Arrived((job(1), job(2))))
+    ship.step(Delivered(), Ended(1, TERMINATED), after=1)
+    ship.step(Drain("SIGTERM"), after=apart)
+    assert ship.kills() == [(2, signal.SIGTERM)]
+    ship.step(Delivered(), Ended(2, TERMINATED))
+    assert (1, JobState.RUN_TIMEOUT) in ship.reports()
+    assert (2, JobState.RUN_TIMEOUT) in ship.reports()
+
+
+def test_a_job_that_is_ended_by_somebody_else_fails() -> None:
+    ship = Ship()
+    ship.step(Arrived((job(1),)))
+    ship.step(Delivered(), Ended(1, TERMINATED), after=1)
+    before = ship.now
+    while (1, JobState.RUN_ERROR) not in ship.reports():
+        ship.step(Delivered())
+        ship.sleep()
+    assert ship.now == pytest.approx(before + 0.5, abs=0.1)
+
+
 def test_a_second_drain_does_not_wait() -> None:
     ship = Ship()
     ship.step(Arrived((job(1),)))
