@@ -107,7 +107,8 @@ def test_cancelled_while_it_waits_and_while_it_runs(slurm_site: SlurmSite) -> No
     assert slurm_site.logged(waiting) == []
 
 
-def test_a_launcher_that_is_cancelled_gives_its_jobs_back(slurm_site: SlurmSite) -> None:
+@pytest.mark.parametrize("how", ["by its owner", "at Slurm", "with its node"])
+def test_an_allocation_that_is_lost_gives_its_jobs_back(slurm_site: SlurmSite, how: str) -> None:
     slurm_site.use_launcher()
     service = slurm_site.service
     app = service.put_app(AppSpec(site_id=slurm_site.record.id, name="sleep", command_template="sleep 300"))
@@ -115,7 +116,15 @@ def test_a_launcher_that_is_cancelled_gives_its_jobs_back(slurm_site: SlurmSite)
     slurm_site.agent()
     allocation = slurm_site.request()
     wait_until(lambda: service.job(job.id).state is JobState.RUNNING, 60, "the job to run")
-    slurm_site.cancel(allocation)
+    scheduler_id = slurm_site.wait_state(allocation, RUNNING).scheduler_id
+    assert scheduler_id
+    if how == "by its owner":
+        slurm_site.cancel(allocation)
+    elif how == "at Slurm":
+        slurm_site.cluster.run("scancel", scheduler_id)
+    else:
+        node = slurm_site.cluster.run("squeue", "-h", "-o", "%N", "-j", scheduler_id).strip()
+        slurm_site.cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     slurm_site.wait_state(allocation, FINISHED, timeout=60)
     assert service.job(job.id).state is JobState.RESTART_READY
 
