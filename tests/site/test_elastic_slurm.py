@@ -87,9 +87,10 @@ def test_a_gap_is_filled_before_what_waits(elastic_site: Callable[..., ElasticSi
     site = elastic_site(
         submit_queue="debug", use_backfill=True, min_wall_time_min=2, max_wall_time_min=60, wall_time_pad_min=1
     )
-    hold = slurm.run("sbatch", "--parsable", "-N3", "--exclusive", "-t10", "-pdebug", "--wrap=sleep 300").strip()
+    request = ("sbatch", "--parsable", "--exclusive", "-pdebug", "-o/dev/null")
+    hold = slurm.run(*request, "-N3", "-t10", "--wrap=sleep 300").strip()
     wait_until(lambda: sorted(slurm.node_states()).count("idle") == 1, 20, "one node to be left")
-    wants = slurm.run("sbatch", "--parsable", "-N4", "--exclusive", "-t5", "-pdebug", "--wrap=true").strip()
+    wants = slurm.run(*request, "-N4", "-t5", "--wrap=true").strip()
     wait_until(lambda: start_of(slurm, wants) != "N/A", 30, "Slurm to say when it starts")
     site.agent()
     jobs = site.submit(5, wall_time_min=1)
