@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -135,21 +135,13 @@ def _app_names(service: Service, jobs: Iterable[JobRecord]) -> dict[int, str]:
 
 
 def _events(service: Service, jobs: list[JobRecord]) -> dict[int, list[EventRecord]]:
+    from balsam_exec.client.pages import every
+
     found: dict[int, list[EventRecord]] = {job.id: [] for job in jobs}
     for some in in_parts(list(found)):
-        for event in _pages(service, some):
+        for event in every(service.events, job_id=some):
             found[event.subject_id].append(event)
     return found
-
-
-def _pages(service: Service, job_ids: list[int]) -> Iterator[EventRecord]:
-    after: int | None = None
-    while True:
-        page = service.events(job_id=job_ids, ordering="id", limit=1000, after=after)
-        yield from page.results
-        after = page.next
-        if after is None:
-            return
 
 
 def _print_jobs(service: Service, jobs: list[JobRecord], json: bool) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from pydantic import ValidationError
 
 from balsam_exec.apps.payload import load_result
+from balsam_exec.client.pages import every
 from balsam_exec.client.service import Service
 from balsam_exec.client.sites import site_id
 from balsam_exec.executors.allocation import Allocation, NoAllocation
@@ -30,7 +31,7 @@ from balsam_exec.executors.future import JobFuture
 from balsam_exec.executors.services import find_service, patience
 from balsam_exec.model.batch_jobs import BatchJobSpec
 from balsam_exec.model.errors import BalsamError, InvalidRequest, NotFound
-from balsam_exec.model.jobs import JobRecord, JobSpec, Resources
+from balsam_exec.model.jobs import JobSpec, Resources
 from balsam_exec.model.states import TERMINAL
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ class BalsamPoolExecutor(_Submitter):
             return self._engine.submit(spec.model_copy(update={"arguments": arguments}), app)
 
     def _adopt_all(self) -> None:
-        records = list(_all_jobs(self._service, self.name))
+        records = list(every(self._service.jobs, tags={TAG: self.name}))
         if not records:
             raise NotFound(f"the service knows no job of a pool {self.name!r}")
         results = self._service.results(record.id for record in records if record.state in TERMINAL)
@@ -301,16 +302,6 @@ def _spec(resources: Mapping[str, Any], **fields: Any) -> JobSpec:
         return JobSpec(**resources, **fields)
     except ValidationError as error:
         raise InvalidRequest(str(error)) from error
-
-
-def _all_jobs(service: Service, pool: str) -> Iterator[JobRecord]:
-    after: int | None = None
-    while True:
-        page = service.jobs(tags={TAG: pool}, limit=1000, after=after)
-        yield from page.results
-        if page.next is None:
-            return
-        after = page.next
 
 
 def _flatten(lists: Iterator[list[T]]) -> Iterator[T]:

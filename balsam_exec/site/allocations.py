@@ -14,6 +14,7 @@ from pathlib import Path
 import jinja2
 
 from balsam_exec.client.feed import Follower, follow
+from balsam_exec.client.pages import every
 from balsam_exec.client.service import Service
 from balsam_exec.model.base import now
 from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord
@@ -169,14 +170,7 @@ class Allocations(Part):
         return live
 
     def _unfinished(self) -> list[BatchJobRecord]:
-        found: list[BatchJobRecord] = []
-        after: int | None = None
-        while True:
-            page = self._service.batch_jobs(site_id=[self._site_id], state__ne=list(BATCH_JOB_ENDED), after=after)
-            found += page.results
-            after = page.next
-            if after is None:
-                return found
+        return list(every(self._service.batch_jobs, site_id=[self._site_id], state__ne=list(BATCH_JOB_ENDED)))
 
     def _advance(self, job: BatchJobRecord, scheduler_id: str | None, statuses: Mapping[str, Status]) -> bool:
         """Take one batch job as far as it goes; whether the scheduler has it now."""

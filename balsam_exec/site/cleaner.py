@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
 from balsam_exec.client.feed import Follower, follow
+from balsam_exec.client.pages import every
 from balsam_exec.client.service import CHUNK_IDS, Service
-from balsam_exec.model.base import MAX_PAGE, Id, Page
+from balsam_exec.model.base import Id
 from balsam_exec.model.events import FeedEvent, Kind
 from balsam_exec.model.jobs import JobRecord
 from balsam_exec.model.queries import FeedQuery
@@ -35,7 +36,6 @@ _ENDS = [*sorted(TERMINAL), "deleted"]
 _WAITING_FOR_FILES = [JobState.AWAITING_PARENTS, JobState.READY]
 #: Characters of parameters in a URL, and of a parameter beside its value.
 _URL, _BETWEEN = 6000, len("&workdir=")
-R = TypeVar("R")
 
 
 class Progress(BaseModel):
@@ -100,7 +100,7 @@ class FileCleaner(Part):
 
     def _clean_all(self, progress: Progress) -> None:
         """What has finished before the beginning of the feed."""
-        apps = [app.id for app in _all(self._service.apps, site_id=[self._site_id]) if app.cleanup_files]
+        apps = [app.id for app in every(self._service.apps, site_id=[self._site_id]) if app.cleanup_files]
         finished = JobState.JOB_FINISHED
         for start in range(0, len(apps), CHUNK_IDS):
             some = apps[start : start + CHUNK_IDS]
@@ -120,7 +120,7 @@ class FileCleaner(Part):
             some = ids[start : start + CHUNK_IDS]
             jobs = list(self._jobs(id=some, state=[JobState.JOB_FINISHED]))  # the others are gone, or run again
             patterns = {
-                app.id: app.cleanup_files for app in _all(self._service.apps, id=sorted({job.app_id for job in jobs}))
+                app.id: app.cleanup_files for app in every(self._service.apps, id=sorted({job.app_id for job in jobs}))
             }
             concerned = [job for job in jobs if patterns.get(job.app_id)]
             needed_by = self._needed(concerned, patterns) if concerned else {}
@@ -178,18 +178,7 @@ class FileCleaner(Part):
             log.info("job %d: removed from %s: %s%s", job.id, job.workdir, ", ".join(removed[:_NAMED]), more)
 
     def _jobs(self, **lookups: Any) -> Iterator[JobRecord]:
-        return _all(self._service.jobs, site_id=[self._site_id], **lookups)
-
-
-def _all(page: Callable[..., Page[R]], **lookups: Any) -> Iterator[R]:
-    """Everything that matches, page by page."""
-    after: int | None = None
-    while True:
-        found = page(after=after, **{"limit": MAX_PAGE, **lookups})
-        yield from found.results
-        after = found.next
-        if after is None:
-            return
+        return every(self._service.jobs, site_id=[self._site_id], **lookups)
 
 
 def _for_urls(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -18,6 +18,7 @@ from datetime import datetime
 from itertools import islice, takewhile
 from typing import Any
 
+from balsam_exec.client.pages import every
 from balsam_exec.client.service import Service
 from balsam_exec.model.backlog import Backlog, BacklogQuery
 from balsam_exec.model.base import now
@@ -91,13 +92,7 @@ class Provisioner(Part):
         return Facts(now(), self._service.backlog(self._site_id, BacklogQuery(tags=tags)), living)
 
     def _batch_jobs(self, **lookups: Any) -> Iterator[BatchJobRecord]:
-        after: int | None = None
-        while True:
-            page = self._service.batch_jobs(site_id=[self._site_id], after=after, **lookups)
-            yield from page.results
-            after = page.next
-            if after is None:
-                return
+        return every(self._service.batch_jobs, site_id=[self._site_id], **lookups)
 
     def _carry_out(self, plan: Plan, at: datetime) -> float:
         """Do what is planned. Seconds until what could not be requested yet may be, 0 if nothing is left to do."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from balsam_exec.client.pages import every
 from balsam_exec.client.service import Service
 from balsam_exec.executors.libensemble.apps import RegisteredApp
 from balsam_exec.executors.libensemble.session import WORKFLOW_TAG
 from balsam_exec.executors.libensemble.story import Story, TaskFuture
 from balsam_exec.executors.libensemble.task import BalsamTask, log
-from balsam_exec.model.base import MAX_PAGE
-from balsam_exec.model.events import EventRecord, Kind
+from balsam_exec.model.events import Kind
 from balsam_exec.model.jobs import JobRecord
 from balsam_exec.model.states import TERMINAL, JobState
 
@@ -55,13 +55,8 @@ def _records(
     narrower: dict[str, Any] = (
         {"workdir__startswith": f"{workflow}/{workdir}"} if workdir and not workdir.startswith("/") else {}
     )
-    after: int | None = None
-    while True:
-        page = service.jobs(tags=dict(tags), limit=MAX_PAGE, after=after, **narrower)
-        yield from (record for record in page.results if finished or record.state not in TERMINAL)
-        if page.next is None:
-            return
-        after = page.next
+    records = every(service.jobs, tags=dict(tags), **narrower)
+    return (record for record in records if finished or record.state not in TERMINAL)
 
 
 def _app_of(
@@ -95,20 +90,10 @@ def _stories(service: Service, records: list[JobRecord]) -> dict[int, Story]:
     stories = {record.id: Story(created=record.created.timestamp()) for record in records}
     ids = list(stories)
     for start in range(0, len(ids), _CHUNK):
-        for event in _events(service, ids[start : start + _CHUNK]):
+        for event in every(service.events, kind=[Kind.JOB], subject_id=ids[start : start + _CHUNK]):
             if event.to_state in JobState.__members__:
                 story = stories[event.subject_id]
                 stories[event.subject_id] = story.after(
                     JobState(event.to_state), event.timestamp.timestamp(), event.data
                 )
     return stories
-
-
-def _events(service: Service, ids: list[int]) -> Iterator[EventRecord]:
-    after: int | None = None
-    while True:
-        page = service.events(kind=[Kind.JOB], subject_id=ids, limit=MAX_PAGE, after=after)
-        yield from page.results
-        if page.next is None:
-            return
-        after = page.next
