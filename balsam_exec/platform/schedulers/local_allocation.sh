@@ -38,6 +38,11 @@ if [ -z "$stopped" ]; then
         code=$?
         kill -0 "$child" 2> /dev/null || break # else it was a signal to us that ended the wait
     done
+    if [ $code -gt 128 ]; then # that may have been our signal too, and the script have ended just after it
+        wait "$child"
+        again=$?
+        [ $again = 127 ] || code=$again
+    fi
 fi
 record=${id_file%/*}/$id.exit
 printf '%s\n' "$code" > "$record.new" && mv "$record.new" "$record"
