@@ -41,6 +41,10 @@ scheduler_poll_sec: 10
 cores: null
 gpus: null
 
+# Whether jobs are bound to cores of their own where they do not say: none, depth. What starts MPI ranks: mpiexec, srun.
+cpu_affinity: none
+mpi_launcher: mpiexec
+
 # A launcher ends after so many seconds without work, unless its batch job says otherwise.
 idle_ttl_sec: 60
 

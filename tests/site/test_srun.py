@@ -44,8 +44,8 @@ def ranks(
     slurm: SlurmCluster, start_service: Callable[[str], LiveService], sqlite_url: str, tmp_path: Path
 ) -> Iterator[Ranks]:
     bench = SlurmSite(start_service(sqlite_url), tmp_path / "site", slurm)
-    with bench.site.settings_file.open("a") as settings:
-        settings.write("\nmpi_launcher: srun\n")
+    settings = bench.site.settings_file.read_text()
+    bench.site.settings_file.write_text(settings.replace("mpi_launcher: mpiexec", "mpi_launcher: srun"))
     bench.use_launcher()
     bench.agent()
     bench.request()
