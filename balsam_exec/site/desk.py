@@ -20,8 +20,8 @@ from balsam_exec.site.verdicts import failure, hook_of
 
 log = logging.getLogger(__name__)
 
-#: Seconds of work to hold in advance; and after which a job that has had to wait longer is asked for anew.
-_AHEAD, _STALE = 0.5, 1.0
+#: Seconds of work to hold in advance.
+_AHEAD = 0.5
 #: Reports in one request.
 _BATCH = 500
 #: Seconds between two tries to report after a failure; and for the reports that are left when it closes.
@@ -78,15 +78,11 @@ class Desk:
             if visit in self._held:
                 self._held[visit].task = task
 
-    def begin(self, visit: Visit) -> bool:
-        """Whether the work is to be done, now that its turn has come. A job that has waited for long may have changed
-        since, and so may its app: it is let go, to be asked for anew."""
+    def age(self, visit: Visit) -> float | None:
+        """For how many seconds it has been in hand; None if it is not."""
         with self._changed:
             held = self._held.get(visit)
-            fresh = held is not None and time.monotonic() - held.since < _STALE
-            if held is not None and not fresh:
-                self._release(visit)
-            return fresh
+            return None if held is None else time.monotonic() - held.since
 
     def over(self, visits: Iterable[Visit]) -> None:
         """These jobs need nothing any more: end what is under way for them."""

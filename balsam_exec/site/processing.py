@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds one long poll waits.
 _POLL = 30.0
+#: Seconds that a job may wait for its turn here before it is looked at again.
+_STALE = 1.0
 
 
 class Processing(Part):
@@ -79,8 +81,15 @@ class Processing(Part):
             return
 
         def start() -> tuple[HookCall, bytes] | None:
-            app = self._apps.get(job.job.app_id)  # as it is now
-            return (self._call(job, app), app.payload or b"") if desk.begin(visit) and app else None
+            age = desk.age(visit)
+            if age is None:
+                return None
+            current = job if age < _STALE else self._as_it_is_now(job)
+            app = self._apps.get(job.job.app_id)
+            if current is None or app is None:
+                desk.report(visit, None)
+                return None
+            return self._call(current, app), app.payload or b""
 
         def done(answer: HookAnswer) -> None:
             if answer.error:
@@ -88,6 +97,17 @@ class Processing(Part):
             desk.report(visit, verdict(visit, answer, self._timeout))
 
         desk.assign(visit, pool.submit(start, self._timeout, done))
+
+    def _as_it_is_now(self, job: HookJob) -> HookJob | None:
+        """The job, which somebody may have changed while it waited for its turn here; None if it has left its state."""
+        try:
+            record = self._service.job(job.job.id)
+        except NotFound:
+            return None
+        except ServiceUnavailable as error:  # what is known of it has to do
+            log.warning("%s", error)
+            return job
+        return job.model_copy(update={"job": record}) if record.state is job.job.state else None
 
     def _learn(self, job: HookJob) -> None:
         """Have the app of the job as it is now."""

@@ -134,13 +134,15 @@ def test_it_goes_on_trying(
     assert service.told == [(1, S.PREPROCESSED)]
 
 
-def test_what_has_waited_for_long_is_asked_for_anew(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_long_it_is_in_hand(desk: Desk) -> None:
+    assert desk.age(visit(1)) is None
     desk.take(visit(1))
-    assert desk.begin(visit(1))
-    monkeypatch.setattr(desk_module, "_STALE", 0.0)
-    assert not desk.begin(visit(1))
-    assert desk.visits() == []
-    assert not desk.begin(visit(1))
+    first, second = desk.age(visit(1)), desk.age(visit(1))
+    assert first is not None
+    assert second is not None
+    assert 0 <= first <= second < 60
+    desk.report(visit(1), None)
+    assert desk.age(visit(1)) is None
 
 
 def test_who_works_on_what_is_over_is_told(desk: Desk) -> None:

@@ -20,8 +20,11 @@ from balsam_exec.server.store.database import Connection
 #: The fields of a spec that have a column of their own; the others are in `settings`.
 _COLUMNS = frozenset({"site_id", "queue", "project", "job_mode", "num_nodes", "wall_time_min"})
 _DEFAULTS: dict[str, Any] = {
-    "optional_params": {}, "filter_tags": {}, "partitions": [],
-    "idle_ttl_sec": None, "origin": "user",
+    "optional_params": {},
+    "filter_tags": {},
+    "partitions": [],
+    "idle_ttl_sec": None,
+    "origin": "user",
 }
 
 
