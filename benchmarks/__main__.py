@@ -14,6 +14,7 @@ NAMES = (
     "libensemble_sims",
     "commands",
     "hooks",
+    "kill",
     "dag",
     "bulk_create",
     "scaling",
