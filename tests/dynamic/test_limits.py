@@ -54,7 +54,7 @@ def sized(make: Callable[[int], bytes], size: int) -> int:
 
 
 def _exception_overhead() -> int:
-    """Bytes of a serialized ValueError beside those in it, where nobody has taught pickle more of exceptions (tblib)."""
+    """Bytes of a serialized ValueError beside those in it, where nobody (tblib) has taught pickle more."""
     code = "from balsam_exec.apps import payload; print(len(payload.dump(ValueError(bytes(90_000)))) - 90_000)"
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60).stdout)
 
