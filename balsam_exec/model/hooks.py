@@ -6,8 +6,7 @@ it. It holds no lease, for a site has one agent: each answer names the visit tha
 late is dropped.
 """
 
-from __future__ import annotations
-
+# No postponed annotations here: pydantic 2.9 does not find those of a NamedTuple.
 from typing import NamedTuple
 
 from pydantic import Field

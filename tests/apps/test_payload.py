@@ -182,11 +182,10 @@ def test_what_does_not_load_says_who_made_it_and_who_tried() -> None:
 def test_what_does_not_load_and_was_made_by_other_versions_says_which_to_install() -> None:
     with pytest.raises(PayloadError, match=rf"{re.escape(sys.executable)} -m pip install dill==0\.3\.1\)"):
         payload.load(f"bx1 d {codec.PYTHON} 0.3.1\ngarbage".encode())
-    here = f"bx1 d 3.8 {dill.__version__}\ngarbage"
     with pytest.raises(PayloadError, match=r"set python_exe to a Python 3\.8\)"):
-        payload.load(here.encode())
+        payload.load(f"bx1 d 3.8 {dill.__version__}\ngarbage".encode())
     with pytest.raises(PayloadError) as caught:
-        payload.load(here.replace("3.8", codec.PYTHON).encode())
+        payload.load(f"bx1 d {codec.PYTHON} {dill.__version__}\ngarbage".encode())
     assert "if it is for the version" not in str(caught.value)
 
 
