@@ -19,8 +19,6 @@ from balsam_exec.server.routes.http import MAX_KEY
 
 Endpoint = Callable[..., Awaitable[Response]]
 
-_WITH_KEY: Mapping[tuple[str, str], Endpoint] = {("POST", "/jobs"): jobs.create_jobs}
-_PLAIN: Mapping[tuple[str, str], Endpoint] = {("GET", "/events/feed"): events.read_feed}
 _SESSION = re.compile(r"/sessions/([1-9][0-9]{0,17})/(acquire|report)")
 
 
@@ -28,18 +26,16 @@ def find(scope: Mapping[str, Any]) -> Callable[[Request], Awaitable[Response]] |
     """What serves a request, if it has a lane here."""
     if scope["type"] != "http":
         return None
-    way = scope["method"], scope["path"]
-    if way in _PLAIN:
-        return _plain(_PLAIN[way])
-    if way in _WITH_KEY:
-        return _with_key(scope, _WITH_KEY[way])
-    session = _SESSION.fullmatch(scope["path"]) if scope["method"] == "POST" else None
-    if session is None:
-        return None
-    session_id = int(session[1])
-    if session[2] == "acquire":
-        return _with_key(scope, sessions.acquire, session_id)
-    return _plain(sessions.report, session_id)
+    match scope["method"], scope["path"]:
+        case "POST", "/jobs":
+            return _with_key(scope, jobs.create_jobs)
+        case "GET", "/events/feed":
+            return _plain(events.read_feed)
+        case "POST", path if session := _SESSION.fullmatch(path):
+            if session[2] == "acquire":
+                return _with_key(scope, sessions.acquire, int(session[1]))
+            return _plain(sessions.report, int(session[1]))
+    return None
 
 
 def _plain(endpoint: Endpoint, *ids: int) -> Callable[[Request], Awaitable[Response]]:

@@ -63,10 +63,10 @@ class _Compiled:
     def __init__(self, statement: Any, dialect: Dialect) -> None:
         compiled: SQLCompiler = statement.compile(dialect=dialect)
         self._sql = str(compiled)
-        self._binds: list[tuple[str, Any, _Process]] = [
-            (name, bind.value, bind.type.dialect_impl(dialect).bind_processor(dialect))
-            for name in compiled.positiontup or ()
-            for bind in [compiled.binds[name]]
+        binds = [(name, compiled.binds[name]) for name in compiled.positiontup or ()]
+        self._usual = {name: bind.value for name, bind in binds if not bind.required}
+        self._binds: list[tuple[str, _Process]] = [
+            (name, bind.type.dialect_impl(dialect).bind_processor(dialect)) for name, bind in binds
         ]
         columns = getattr(statement, "exported_columns", ())
         self.names = [str(column.key) for column in columns]
@@ -76,10 +76,8 @@ class _Compiled:
         self._row: Callable[[Sequence[Any]], AnyRow] = namedtuple("Row", self.names, rename=True)._make
 
     def execute(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
-        values = [
-            process(parameters.get(name, usual)) if process is not None else parameters.get(name, usual)
-            for name, usual, process in self._binds
-        ]
+        given = {**self._usual, **parameters}
+        values = [given[name] if process is None else process(given[name]) for name, process in self._binds]
         with by_driver(connection, self._sql) as driver:
             return driver.execute(self._sql, values)
 
