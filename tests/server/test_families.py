@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from balsam_exec.model.errors import Conflict, InvalidRequest
 from balsam_exec.model.jobs import JobBulkPatch, JobPatch
 from balsam_exec.model.queries import JobQuery
 from balsam_exec.model.states import FAILURES, RUNNABLE, TERMINAL, OnParentFailure
 from balsam_exec.server.service import update
+from tests.server.machines import run_machine
 from tests.server.world import S, World
 
 Some = st.lists(st.integers(0, 50), min_size=1, max_size=4)
@@ -201,29 +201,12 @@ class Families(RuleBasedStateMachine):
         self.world.check_invariants()
 
 
-def run_machine(world: World, examples: int) -> None:
-    machine = type("Families", (Families,), {"world": world})
-    try:
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
-            machine,
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=30,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-                database=None,
-            ),
-        )
-    finally:
-        world.close()
-
-
 @pytest.mark.timeout(600)
 def test_any_family_on_sqlite(tmp_path: Path) -> None:
-    run_machine(World(f"sqlite:///{tmp_path / 'balsam.db'}"), 60)
+    run_machine(Families, World(f"sqlite:///{tmp_path / 'balsam.db'}"), examples=60, steps=30)
 
 
 @pytest.mark.timeout(600)
 def test_any_family_on_postgresql(request: pytest.FixtureRequest) -> None:
     with request.getfixturevalue("postgres").database() as url:
-        run_machine(World(url), 15)
+        run_machine(Families, World(url), examples=15, steps=30)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -19,7 +18,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from balsam_exec.model.errors import Conflict, IllegalTransition, InvalidRequest, NotFound, StaleLease
@@ -27,6 +25,7 @@ from balsam_exec.model.jobs import Result
 from balsam_exec.model.states import FAILURES, RUNNABLE, TERMINAL, TRANSITIONS, WAITING, Actor
 from balsam_exec.server.service import feed
 from balsam_exec.server.store.schema import RUNNABLE_UNLEASED
+from tests.server.machines import run_machine
 from tests.server.world import S, World
 from tests.support.postgres import PostgresServer
 
@@ -387,32 +386,15 @@ class Campaign(RuleBasedStateMachine):
         return job["state"] == S.AWAITING_PARENTS and (held or any(map(self._is_held_for_a_failure, above)))
 
 
-def run_machine(world: World, examples: int) -> None:
-    machine = type("Campaign", (Campaign,), {"world": world})
-    try:
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
-            machine,
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=40,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-                database=None,
-            ),
-        )
-    finally:
-        world.close()
-
-
 @pytest.mark.timeout(600)
 def test_any_campaign_on_sqlite(tmp_path: Path) -> None:
-    run_machine(World(f"sqlite:///{tmp_path / 'balsam.db'}"), 50)
+    run_machine(Campaign, World(f"sqlite:///{tmp_path / 'balsam.db'}"), examples=50, steps=40)
 
 
 @pytest.mark.timeout(600)
 def test_any_campaign_on_postgresql(postgres: PostgresServer) -> None:
     with postgres.database() as url:
-        run_machine(World(url), 15)
+        run_machine(Campaign, World(url), examples=15, steps=40)
 
 
 def test_runnable_states_have_an_index() -> None:

@@ -1,0 +1,26 @@
+"""Runs hypothesis's state machines in a world of their own."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+from tests.server.world import World
+
+
+def run_machine(kind: type[RuleBasedStateMachine], world: World, *, examples: int, steps: int) -> None:
+    """Runs examples of `kind`, which finds the world as `self.world`; the world is closed then."""
+    machine = type(kind.__name__, (kind,), {"world": world})
+    try:
+        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+            machine,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=steps,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                database=None,
+            ),
+        )
+    finally:
+        world.close()
