@@ -11,8 +11,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from balsam_exec.model.base import storable
 from balsam_exec.model.jobs import JobPatch, JobRecord
 
-#: What is no method of an app: bringing files of the parents to the workdir.
-INPUT_FILES = "input_files"
 #: Of a traceback in an event, in characters.
 TAIL = 4000
 

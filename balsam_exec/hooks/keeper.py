@@ -9,7 +9,6 @@ has started, however it did that: when the pool says so, when the hook has retur
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import os
 import pickle
@@ -26,10 +25,8 @@ from typing import NoReturn
 from balsam_exec.hooks import wire
 from balsam_exec.hooks.calls import Ending, HookAnswer
 from balsam_exec.hooks.runner import Runner
-from balsam_exec.platform.processes import Process
+from balsam_exec.platform.processes import Process, adopt_orphans, die_with_parent
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 #: Seconds between SIGTERM and SIGKILL.
 _GRACE = 1.0
 #: Seconds after which what cannot be killed is left alone.
@@ -147,7 +144,7 @@ def _be_runner(channel: socket.socket, payloads: dict[str, bytes]) -> NoReturn:
     # We leave without the interpreter's shutdown: threads of a hook must not keep a process that nobody wants any more.
     try:
         os.setsid()
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         Runner(payloads).serve(channel)
     except BaseException:  # noqa: BLE001 whatever it is, the keeper sees us end
         traceback.print_exc()
@@ -179,11 +176,6 @@ def _said(ending: Ending, error: str) -> bytes:
     return HookAnswer(ending=ending, error=error).model_dump_json().encode()
 
 
-def _prctl(option: int, value: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), f"prctl({option}, {value}) failed")
-
-
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -196,7 +188,7 @@ def main() -> None:
     channel.set_inheritable(False)
     sys.argv = [""]
     faulthandler.enable()
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     Keeper(channel).serve()
 
 

@@ -22,11 +22,11 @@ from balsam_exec.api import ApplicationDefinition
 from balsam_exec.api.jobs import Job, job_of, unsaved
 from balsam_exec.apps.payload import load_app
 from balsam_exec.hooks import wire
-from balsam_exec.hooks.calls import INPUT_FILES, TAIL, Ending, HookAnswer, HookCall
+from balsam_exec.hooks.calls import TAIL, Ending, HookAnswer, HookCall
 from balsam_exec.hooks.inputs import gather
 from balsam_exec.model.base import storable
 from balsam_exec.model.errors import InvalidRequest, PayloadError
-from balsam_exec.model.hooks import HOOK_LOG
+from balsam_exec.model.hooks import HOOK_LOG, INPUT_FILES
 from balsam_exec.model.jobs import JobPatch
 
 

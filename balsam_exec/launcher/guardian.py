@@ -13,13 +13,13 @@ A parent-death signal would reach only direct children, and setting one takes a 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-_PR_SET_CHILD_SUBREAPER = 36
+from balsam_exec.platform.processes import adopt_orphans
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -31,8 +31,7 @@ def guarded(launch: Callable[[Sequence[int]], int]) -> int:
 
 def _guard(work: Callable[[int], int]) -> int:
     """Run `work(pipe)` in a forked process, and be its guardian."""
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "cannot become a subreaper")
+    adopt_orphans()
     reader, writer = os.pipe()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until there is somebody to hand them to
     child = os.fork()

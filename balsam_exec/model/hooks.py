@@ -22,6 +22,8 @@ HOOK_OF = {
     JobState.RUN_ERROR: "handle_error",
     JobState.RUN_TIMEOUT: "handle_timeout",
 }
+#: What a site does in READY, which is no method of an app: bringing files of the parents to the workdir.
+INPUT_FILES = "input_files"
 #: Where a job that rests waits for its site: for a hook, or for files.
 AT_SITE = frozenset({JobState.READY, *HOOK_OF})
 #: The file of the workdir that holds what hooks print.

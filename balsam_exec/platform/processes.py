@@ -12,6 +12,26 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> None:
+    """Become the parent of whatever below this process loses its own ("child subreaper")."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent() -> None:
+    """Have this process killed when the thread that forked it ends."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _prctl(option: int, value: int) -> None:
+    import ctypes  # only those who need it pay for it
+
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl({option}, {value}) failed")
+
 
 def _stat(pid: int) -> list[bytes] | None:
     """The fields of /proc/PID/stat from the third on; None for a process that is gone, a zombie included."""

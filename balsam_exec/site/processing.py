@@ -12,11 +12,11 @@ import os
 from pathlib import Path
 
 from balsam_exec.client.service import Service
-from balsam_exec.hooks.calls import INPUT_FILES, HookAnswer, HookCall
+from balsam_exec.hooks.calls import HookAnswer, HookCall
 from balsam_exec.hooks.pool import HookPool
 from balsam_exec.model.apps import AppRecord, Isolation
-from balsam_exec.model.errors import NotFound, ServiceUnavailable
-from balsam_exec.model.hooks import HookJob, HookQuery
+from balsam_exec.model.errors import BalsamError, NotFound, ServiceUnavailable
+from balsam_exec.model.hooks import INPUT_FILES, HookJob, HookQuery
 from balsam_exec.platform.settings import ProcessingSettings
 from balsam_exec.site.desk import Desk
 from balsam_exec.site.part import Part
@@ -104,7 +104,7 @@ class Processing(Part):
             record = self._service.job(job.job.id)
         except NotFound:
             return None
-        except ServiceUnavailable as error:  # what is known of it has to do
+        except BalsamError as error:  # what is known of it has to do
             log.warning("%s", error)
             return job
         return job.model_copy(update={"job": record}) if record.state is job.job.state else None

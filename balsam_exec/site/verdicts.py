@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from balsam_exec.hooks.calls import INPUT_FILES, Ending, HookAnswer
+from balsam_exec.hooks.calls import Ending, HookAnswer
 from balsam_exec.model.errors import IllegalTransition
-from balsam_exec.model.hooks import HOOK_OF, Visit
+from balsam_exec.model.hooks import HOOK_OF, INPUT_FILES, Visit
 from balsam_exec.model.jobs import JobPatch
 from balsam_exec.model.states import TRANSITIONS, Actor, JobState, check
 

@@ -12,7 +12,7 @@ import pytest
 from balsam_exec.hooks.pool import Task
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.base import now
-from balsam_exec.model.errors import NotFound, ServiceUnavailable
+from balsam_exec.model.errors import BalsamError, NotFound, ServiceUnavailable
 from balsam_exec.model.hooks import HookJob, HookWork
 from balsam_exec.model.jobs import JobRecord
 from balsam_exec.model.states import JobState
@@ -106,11 +106,12 @@ def test_later_it_is_as_it_is_then(
     assert start()[0].job.data == {"changed": True}
 
 
+@pytest.mark.parametrize("error", [ServiceUnavailable("away"), BalsamError("an error over there")])
 def test_later_without_the_service_it_is_as_it_was(
-    service: FakeService, start: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    service: FakeService, start: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, error: BalsamError
 ) -> None:
     monkeypatch.setattr(processing, "_STALE", 0.0)
-    service.job_now = ServiceUnavailable("away")
+    service.job_now = error
     assert start()[0].job == JOB
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from balsam_exec.model.apps import HOOK_STEPS
 from balsam_exec.model.base import Json
 from balsam_exec.model.explain import Cause, Reason
-from balsam_exec.model.hooks import HOOK_OF
+from balsam_exec.model.hooks import HOOK_OF, INPUT_FILES
 from balsam_exec.model.states import JobState
 from balsam_exec.server.service.facts import Facts, Happened
 from balsam_exec.server.service.words import ago, span
@@ -18,8 +18,6 @@ _S = JobState
 STAGING = {_S.READY: "in", _S.POSTPROCESSED: "out"}
 #: Before it in the history is another run.
 _BEGINS = (_S.RUNNING, _S.RESTART_READY)
-#: What a site calls the copying of files from parents, in the event of its failure.
-_INPUT_FILES = "input_files"
 _LONGEST = 200
 
 
@@ -100,7 +98,7 @@ def _failed_job(facts: Facts, one: Happened) -> tuple[Cause, str, str]:
     if source is _S.AWAITING_PARENTS:
         return Cause.PARENT_FAILED, "a parent of it failed", ""
     if source in STAGING:
-        what = "copied from its parents" if one.data.get("hook") == _INPUT_FILES else f"staged {STAGING[source]}"
+        what = "copied from its parents" if one.data.get("hook") == INPUT_FILES else f"staged {STAGING[source]}"
         return Cause.TRANSFER_FAILED, f"its files could not be {what}", ""
     if _has_hook(facts, source):
         return Cause.HOOK_FAILED, f"{HOOK_OF[source]} of {facts.app} failed it", ""
