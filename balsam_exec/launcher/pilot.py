@@ -183,10 +183,12 @@ class Pilot:
 
     def _end(self, job_id: int, outcome: Outcome, unasked: bool, now: float) -> None:
         run = self._running[job_id]
-        if outcome.result.return_code in _TERMINATED and not (run.timed_out or run.killed or run.stale):
+        terminated = outcome.result.return_code in _TERMINATED
+        if terminated and not (run.timed_out or run.killed or run.stale):
             run.terminated, run.conclude_at = outcome, now + _TOGETHER
         else:
-            self._conclude(job_id, outcome, unasked, now)
+            # A SIGTERM may have come to the job before ours: the same end of the allocation, heard of twice.
+            self._conclude(job_id, outcome, unasked and not terminated, now)
 
     def _conclude(self, job_id: int, outcome: Outcome, unasked: bool, now: float) -> None:
         run = self._running.pop(job_id)

@@ -272,6 +272,15 @@ def test_the_end_of_an_allocation_may_come_to_jobs_first(apart: float) -> None:
     assert (2, JobState.RUN_TIMEOUT) in ship.reports()
 
 
+def test_a_job_may_be_terminated_between_the_end_of_its_allocation_and_the_kill() -> None:
+    ship = Ship()
+    ship.step(Arrived((job(1),)))
+    ship.step(Delivered(), Drain("SIGTERM"), after=1)
+    assert ship.kills() == [(1, signal.SIGTERM)]
+    ship.step(Ended(1, TERMINATED, unasked=True))
+    assert ship.reports() == [(1, JobState.RUN_TIMEOUT)]
+
+
 def test_a_job_that_is_ended_by_somebody_else_fails() -> None:
     ship = Ship()
     ship.step(Arrived((job(1),)))
