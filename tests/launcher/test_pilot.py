@@ -277,7 +277,7 @@ def test_a_job_may_be_terminated_between_the_end_of_its_allocation_and_the_kill(
     ship.step(Arrived((job(1),)))
     ship.step(Delivered(), Drain("SIGTERM"), after=1)
     assert ship.kills() == [(1, signal.SIGTERM)]
-    ship.step(Ended(1, TERMINATED, unasked=True))
+    ship.step(Ended(1, TERMINATED, unasked=True), Delivered())
     assert ship.reports() == [(1, JobState.RUN_TIMEOUT)]
 
 
