@@ -1,0 +1,54 @@
+"""Where a site keeps its things, and how its directory is made."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from balsam_exec.platform.settings.site import FILE_NAME, SiteSettings
+from balsam_exec.platform.settings.text import job_template, settings_text
+
+
+class SiteDirectory:
+    """Where a site keeps its things."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.settings_file = self.path / FILE_NAME
+        self.job_template = self.path / "job-template.sh"
+        self.data = self.path / "data"
+        self.log = self.path / "log"
+        self.qsubmit = self.path / "qsubmit"
+        self.exchange = self.path / "exchange"
+
+    @property
+    def exists(self) -> bool:
+        return self.settings_file.exists()
+
+    def settings(self) -> SiteSettings:
+        return SiteSettings.load(self.path)
+
+    def create(self, name: str, site_id: int | None = None) -> None:
+        """Make it a site: settings.yml, job-template.sh, data/, log/, qsubmit/. What is there already stays."""
+        for directory in (self.data, self.log, self.qsubmit):
+            directory.mkdir(parents=True, exist_ok=True)
+        if not self.job_template.exists():
+            self.job_template.write_text(job_template())
+        if not self.exists:
+            self._write(settings_text(SiteSettings(name=name, site_id=site_id)))
+
+    def record_id(self, site_id: int) -> None:
+        """Set `site_id` in settings.yml, leaving every other line, comments too, as its owner wrote it."""
+        text = self.settings_file.read_text()
+        line = f"site_id: {site_id}"
+        changed, count = re.subn(r"^site_id:.*$", line, text, count=1, flags=re.MULTILINE)
+        self._write(changed if count else f"{text.rstrip()}\n{line}\n")
+
+    def _write(self, text: str) -> None:
+        fd, temporary = tempfile.mkstemp(dir=self.path, prefix=".settings-")
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, self.settings_file)
