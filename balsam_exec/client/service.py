@@ -61,7 +61,7 @@ from balsam_exec.model.sessions import (
     SessionRecord,
     SessionSpec,
 )
-from balsam_exec.model.sites import SitePatch, SiteRecord, SiteSpec
+from balsam_exec.model.sites import AgentBeat, SitePatch, SiteRecord, SiteSpec
 from balsam_exec.model.transfers import TransferBulkPatch, TransferPatch, TransferRecord
 
 T = TypeVar("T")
@@ -167,6 +167,15 @@ class Service:
 
     def delete_site(self, site_id: int) -> None:
         self._tell("DELETE", f"/sites/{site_id}")
+
+    def beat(self, site_id: int, sign: AgentBeat) -> SiteRecord:
+        """An agent's sign of life, which takes the lease of the site or keeps it. Raises Conflict while another agent
+        has it, with that as `detail["agent"]`."""
+        return self._call(SiteRecord, "PUT", f"/sites/{site_id}/agent", _dump(sign))
+
+    def release_site(self, site_id: int, holder: str, deadline: float | None = None) -> None:
+        """The agent of this name has ended."""
+        self._tell("DELETE", f"/sites/{site_id}/agent/{holder}", deadline=deadline)
 
     # --- apps
 
@@ -414,8 +423,16 @@ class Service:
         value: T = adapter(answer).validate_json(got)
         return value
 
-    def _tell(self, method: str, path: str, body: bytes | None = None, *, idempotent: bool = False) -> None:
-        self._transport.request(method, path, body=body, idempotent=idempotent)
+    def _tell(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        idempotent: bool = False,
+        deadline: float | None = None,
+    ) -> None:
+        self._transport.request(method, path, body=body, idempotent=idempotent, deadline=deadline)
 
 
 def _rebuilt(url: str, token: str | None, default_site: str | None, deadline: float) -> Service:

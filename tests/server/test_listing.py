@@ -140,7 +140,7 @@ def test_counts_by_state_come_from_counters(world: World, three: list[int]) -> N
 
 
 def test_other_resources_have_lookups_too(world: World) -> None:
-    page = world.read(sites.sites, world.owner, SiteQuery(name__contains="er"))
+    page = world.read(sites.sites, world.owner, SiteQuery(name__contains="er"), world.now)
     assert [site["name"] for site in page["results"]] == ["here"]
     page = world.read(apps.apps, world.owner, AppQuery(name__startswith="Hook", site_id=[world.site]))
     assert [app["name"] for app in page["results"]] == ["Hooked"]

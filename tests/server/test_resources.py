@@ -41,7 +41,7 @@ def test_a_site_keeps_all_of_its_fields(world: World) -> None:
 
 
 def test_a_sign_of_life_is_no_event(world: World) -> None:
-    assert world.read(sites.site, world.owner, world.site)["last_refresh"] is None
+    assert world.read(sites.site, world.owner, world.site, world.now)["last_refresh"] is None
     before = told(world, Kind.SITE, world.site)
     site = world.write(sites.patch_site, world.owner, world.site, SitePatch(refresh=True))
     assert site["last_refresh"] is not None

@@ -7,19 +7,28 @@ from typing import Any
 from balsam_exec.model.errors import Conflict, NotFound
 from balsam_exec.model.events import Kind
 from balsam_exec.model.queries import Query
-from balsam_exec.model.sites import SitePatch, SiteSpec
+from balsam_exec.model.sites import AgentBeat, AgentRecord, SitePatch, SiteRecord, SiteSpec
 from balsam_exec.server.service.unit import Unit
 from balsam_exec.server.store import filters
 from balsam_exec.server.store import sites as store
 from balsam_exec.server.store.database import Connection
+from balsam_exec.server.store.types import micros
 
 #: The fields of a site that have a column of their own; the others are in `settings`.
 _COLUMNS = frozenset({"name", "path", "hostname"})
 
 
-def _record(row: Any) -> dict[str, Any]:
-    record: dict[str, Any] = {key: value for key, value in row._mapping.items() if key not in ("owner_id", "settings")}
+def _record(row: Any, now: int) -> dict[str, Any]:
+    record = {key: value for key, value in row._mapping.items() if key in SiteRecord.model_fields}
+    record["agent"] = agent = _agent(row)
+    record["active"] = agent is not None and micros(agent["expires"]) > now
     return {**SiteSpec(name=row.name).model_dump(exclude=set(_COLUMNS)), **row.settings, **record}
+
+
+def _agent(row: Any) -> dict[str, Any] | None:
+    if row.agent_holder is None:
+        return None
+    return {**row.agent, "holder": row.agent_holder, "expires": row.agent_expires}
 
 
 def _not_found(site_id: int) -> NotFound:
@@ -37,7 +46,7 @@ def create_site(unit: Unit, owner_id: int, spec: SiteSpec) -> dict[str, Any]:
     }
     row = store.insert_site(unit.connection, values)
     unit.record(owner_id, Kind.SITE, row.id, row.id, "", "updated")
-    return _record(row)
+    return _record(row, unit.now)
 
 
 def _check_name(unit: Unit, owner_id: int, name: str, site_id: int | None = None) -> None:
@@ -46,15 +55,15 @@ def _check_name(unit: Unit, owner_id: int, name: str, site_id: int | None = None
         raise Conflict(f"you have a site {name!r} already (id {other.id})", site_id=other.id)
 
 
-def site(connection: Connection, owner_id: int, site_id: int) -> dict[str, Any]:
+def site(connection: Connection, owner_id: int, site_id: int, now: int) -> dict[str, Any]:
     row = store.site(connection, owner_id, site_id)
     if row is None:
         raise _not_found(site_id)
-    return _record(row)
+    return _record(row, now)
 
 
-def sites(connection: Connection, owner_id: int, query: Query) -> dict[str, Any]:
-    return filters.page([_record(row) for row in store.listing(connection, owner_id, query)], query)
+def sites(connection: Connection, owner_id: int, query: Query, now: int) -> dict[str, Any]:
+    return filters.page([_record(row, now) for row in store.listing(connection, owner_id, query)], query)
 
 
 def patch_site(unit: Unit, owner_id: int, site_id: int, patch: SitePatch) -> dict[str, Any]:
@@ -74,7 +83,7 @@ def patch_site(unit: Unit, owner_id: int, site_id: int, patch: SitePatch) -> dic
     if patch.refresh is not None:
         values["last_refresh"] = unit.now
     store.update_site(unit.connection, site_id, values)
-    return site(unit.connection, owner_id, site_id)
+    return site(unit.connection, owner_id, site_id, unit.now)
 
 
 def delete_site(unit: Unit, owner_id: int, site_id: int) -> None:
@@ -85,3 +94,35 @@ def delete_site(unit: Unit, owner_id: int, site_id: int) -> None:
         raise Conflict(f"site {site_id} has jobs: delete them first")
     store.delete_site(unit.connection, site_id)
     unit.record(owner_id, Kind.SITE, site_id, site_id, "", "deleted")
+
+
+def beat(unit: Unit, owner_id: int, site_id: int, sign: AgentBeat) -> dict[str, Any]:
+    """Take or keep the lease of the site for this agent: nobody has it, or it has, or whoever has it was not heard of
+    for too long or is said to have ended. Raises Conflict, with the agent that has it as `detail["agent"]`."""
+    holders = [sign.holder, *([sign.replaces] if sign.replaces else [])]
+    values = {
+        "agent": sign.model_dump(mode="json", exclude={"holder", "replaces", "ttl_sec"}),
+        "agent_holder": sign.holder,
+        "agent_expires": unit.now + round(sign.ttl_sec * 1_000_000),
+        "last_refresh": unit.now,
+    }
+    row = store.take_agent(unit.connection, owner_id, site_id, holders, unit.now, values)
+    if row is None:
+        raise _taken(site(unit.connection, owner_id, site_id, unit.now), unit.now)
+    return _record(row, unit.now)
+
+
+def _taken(record: dict[str, Any], now: int) -> Conflict:
+    agent = AgentRecord.model_validate(record["agent"])
+    silent = round((now - micros(record["last_refresh"])) / 1_000_000)
+    left = max(1, round((micros(agent.expires) - now) / 1_000_000))
+    return Conflict(
+        f"site {record['name']} (id {record['id']}) is served by another agent: on {agent.hostname}, pid {agent.pid}, "
+        f"heard of {silent} s ago. Stop it there with `balsam site stop`; if it is gone, try again in {left} s",
+        agent=agent.model_dump(mode="json", exclude={"parts"}),
+    )
+
+
+def release(unit: Unit, owner_id: int, site_id: int, holder: str) -> None:
+    """The agent has ended, if it was this one."""
+    store.release_agent(unit.connection, owner_id, site_id, holder)

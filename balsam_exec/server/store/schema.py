@@ -92,6 +92,9 @@ sites = Table(
     Column("settings", JsonText),  # the rest of SiteSpec
     Column("created", Moment, nullable=False),
     Column("last_refresh", Moment),
+    Column("agent", JsonText),  # an AgentBeat, of whoever has the lease
+    Column("agent_holder", Text),
+    Column("agent_expires", Moment),
     UniqueConstraint("owner_id", "name"),
     sqlite_autoincrement=True,
 )
@@ -126,6 +129,7 @@ batch_jobs = Table(
     Column("num_nodes", Integer, nullable=False),
     Column("wall_time_min", Integer, nullable=False),
     Column("settings", JsonText),  # the rest of BatchJobSpec
+    Column("submitted", JsonText),  # an AllocationRequest: what the scheduler was told last
     Column("status_info", JsonText),
     Column("start_time", Moment),
     Column("end_time", Moment),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, or_, select, update
 
 from balsam_exec.model.queries import Query
 from balsam_exec.server.store import filters
@@ -37,6 +37,21 @@ def listing(connection: Connection, owner_id: int, query: Query) -> list[AnyRow]
 def update_site(connection: Connection, site_id: int, values: dict[str, Any]) -> None:
     if values:
         connection.execute(update(sites).where(sites.c.id == site_id).values(values))
+
+
+def take_agent(
+    connection: Connection, owner_id: int, site_id: int, holders: list[str], now: int, values: dict[str, Any]
+) -> AnyRow | None:
+    """Set these values if nobody has the lease of the site, or one of the `holders`; the site then."""
+    free = or_(sites.c.agent_holder.is_(None), sites.c.agent_holder.in_(holders), sites.c.agent_expires <= now)
+    mine = (sites.c.id == site_id, sites.c.owner_id == owner_id)
+    return connection.execute(update(sites).where(*mine, free).values(values).returning(*sites.c)).one_or_none()
+
+
+def release_agent(connection: Connection, owner_id: int, site_id: int, holder: str) -> None:
+    mine = (sites.c.id == site_id, sites.c.owner_id == owner_id, sites.c.agent_holder == holder)
+    nobody = {"agent": None, "agent_holder": None, "agent_expires": None}
+    connection.execute(update(sites).where(*mine).values(nobody))
 
 
 def has_jobs(connection: Connection, site_id: int) -> bool:
