@@ -4,6 +4,7 @@ BalsamError
 |- InvalidRequest            the caller's mistake; never retried
 |  |- ParameterError         an app's parameters: missing, unknown, not an identifier
 |  |- IllegalTransition      a state that cannot follow, or not by this actor
+|  |- NotAllowed             a site's settings do not let allocations ask for this; names what they allow
 |  `- TooLarge               over a limit; names the limit and the size
 |- NotFound
 |  `- DoesNotExist           `objects.get` found nothing
@@ -54,6 +55,12 @@ class ParameterError(InvalidRequest):
 class IllegalTransition(InvalidRequest):
     code = "illegal_transition"
     status = 409
+
+
+class NotAllowed(InvalidRequest):
+    """`detail["problems"]` has each of the reasons."""
+
+    code = "not_allowed"
 
 
 class TooLarge(InvalidRequest):

@@ -17,14 +17,14 @@ from balsam_exec.client.feed import Follower, follow
 from balsam_exec.client.pages import every
 from balsam_exec.client.service import Service
 from balsam_exec.model.base import now
-from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord
+from balsam_exec.model.batch_jobs import AllocationRequest, BatchJobPatch, BatchJobRecord
 from balsam_exec.model.errors import BalsamError, Conflict, IllegalTransition, NotFound
 from balsam_exec.model.events import Kind
 from balsam_exec.model.states import BATCH_JOB_ENDED, BatchJobState
 from balsam_exec.platform.schedulers import Status, SubmitSpec, Window, make_scheduler
-from balsam_exec.platform.schedulers.base import SchedulerState, SchedulerUnavailable, SubmitRefused
+from balsam_exec.platform.schedulers.base import ModifyRefused, SchedulerState, SchedulerUnavailable, SubmitRefused
 from balsam_exec.platform.settings import SiteDirectory, SiteSettings
-from balsam_exec.site.decisions import Cancel, Submit, Update, decide
+from balsam_exec.site.decisions import Cancel, Modify, Submit, Update, decide, refused
 from balsam_exec.site.part import Part
 
 log = logging.getLogger(__name__)
@@ -175,19 +175,23 @@ class Allocations(Part):
     def _advance(self, job: BatchJobRecord, scheduler_id: str | None, statuses: Mapping[str, Status]) -> bool:
         """Take one batch job as far as it goes; whether the scheduler has it now."""
         status = statuses.get(scheduler_id) if scheduler_id else None
-        action = decide(job, scheduler_id, status, now(), draining=self._draining)
+        asked = self._scheduler.asked(_key(job)) if scheduler_id and job.submitted is None else None
+        action = decide(job, scheduler_id, status, now(), asked=asked, draining=self._draining)
         if isinstance(action, Submit):
             try:
                 scheduler_id = self._submit(job)
             except (SubmitRefused, jinja2.TemplateError, OSError) as error:
                 log.error("batch job %s could not be submitted: %s", job.id, error)
-                self._update(job, BatchJobPatch(state=BatchJobState.SUBMIT_FAILED, status_info={"error": str(error)}))
+                failed = BatchJobState.SUBMIT_FAILED
+                self._update(job, BatchJobPatch(state=failed, end_time=now(), status_info={"error": str(error)}))
                 return False
             self._seen.add(scheduler_id)
             return self._advance(job, scheduler_id, self._scheduler.statuses([scheduler_id]))
         if isinstance(action, Cancel):
             log.info("batch job %s: cancelling %s", job.id, action.scheduler_id)
             self._scheduler.cancel(action.scheduler_id)
+        elif isinstance(action, Modify):
+            self._modify(job, action)
         elif isinstance(action, Update):
             self._update(job, action.patch)
             return action.patch.state not in BATCH_JOB_ENDED
@@ -203,8 +207,17 @@ class Allocations(Part):
         log.info("batch job %s: %s %s", job.id, patch.state or job.state, patch.status_info or patch.scheduler_id or "")
         self._service.patch_batch_job(job.id, patch)
 
+    def _modify(self, job: BatchJobRecord, modify: Modify) -> None:
+        before, after = (_spec(job, request, self._site) for request in (modify.before, modify.after))
+        try:
+            self._scheduler.modify(modify.scheduler_id, before, after)
+        except ModifyRefused as error:
+            self._update(job, refused(job, modify, str(error)))
+        else:
+            self._update(job, BatchJobPatch(submitted=modify.after))
+
     def _submit(self, job: BatchJobRecord) -> str:
-        spec = _spec(job, self._site)
+        spec = _spec(job, job, self._site)
         script = self._site.qsubmit / f"{spec.key}.sh"
         script.write_text(render_script(job, self._site, self._scheduler.directives(spec)))
         script.chmod(0o755)
@@ -216,17 +229,9 @@ def _key(job: BatchJobRecord) -> str:
     return f"{job.id}-{job.created.astimezone(UTC):%Y%m%dT%H%M%S}"
 
 
-def _spec(job: BatchJobRecord, site: SiteDirectory) -> SubmitSpec:
+def _spec(job: BatchJobRecord, request: AllocationRequest, site: SiteDirectory) -> SubmitSpec:
     key = _key(job)
-    return SubmitSpec(
-        key=key,
-        num_nodes=job.num_nodes,
-        wall_time_min=job.wall_time_min,
-        queue=job.queue,
-        project=job.project,
-        log=site.log / f"batch-job-{key}.log",
-        optional_params=job.optional_params,
-    )
+    return SubmitSpec.of(request, key, site.log / f"batch-job-{key}.log")
 
 
 def render_script(job: BatchJobRecord, site: SiteDirectory, directives: list[str]) -> str:
@@ -238,6 +243,7 @@ def render_script(job: BatchJobRecord, site: SiteDirectory, directives: list[str
     template = environment.from_string(Path(site.job_template).read_text())
     return template.render(
         job=job,
+        optional_params=job.optional_params,
         site_dir=str(site.path),
         python=python,
         launcher=shlex.join(launcher),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord
+from balsam_exec.model.batch_jobs import AllocationRequest, BatchJobPatch, BatchJobRecord
 from balsam_exec.model.states import BATCH_JOB_ENDED, BatchJobState
 from balsam_exec.platform.schedulers import Status
 from balsam_exec.platform.schedulers.base import SchedulerState
@@ -24,21 +24,37 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Modify:
+    """Have the scheduler change what it was asked for."""
+
+    scheduler_id: str
+    before: AllocationRequest
+    after: AllocationRequest
+
+
+@dataclass(frozen=True)
 class Update:
     """Tell the service."""
 
     patch: BatchJobPatch
 
 
-Action = Submit | Cancel | Update
+Action = Submit | Cancel | Modify | Update
 
 
 def decide(
-    job: BatchJobRecord, scheduler_id: str | None, status: Status | None, now: datetime, *, draining: bool = False
+    job: BatchJobRecord,
+    scheduler_id: str | None,
+    status: Status | None,
+    now: datetime,
+    *,
+    asked: AllocationRequest | None = None,
+    draining: bool = False,
 ) -> Action | None:
     """The next step for `job`; None when there is none until something changes.
 
-    `scheduler_id` is what the scheduler knows it by (None: it was never submitted), `status` what the scheduler says.
+    `scheduler_id` is what the scheduler knows it by (None: it was never submitted), `status` what the scheduler says,
+    `asked` what it was submitted with (None: as the record is); needed until the record says so itself.
     With `draining` nothing is submitted any more and whatever lives is cancelled.
     """
     if job.state in BATCH_JOB_ENDED:
@@ -51,20 +67,36 @@ def decide(
     if job.state is BatchJobState.PENDING_DELETION or (draining and state is not SchedulerState.UNKNOWN):
         return Cancel(scheduler_id)
     news = None if status is None else _news(job, status)
+    told = _told(job, asked) if job.submitted is None else None
     if state is SchedulerState.RUNNING and job.state is not BatchJobState.RUNNING:
-        running = BatchJobState.RUNNING
-        return Update(BatchJobPatch(state=running, scheduler_id=scheduler_id, start_time=now, status_info=news))
+        running = BatchJobPatch(
+            state=BatchJobState.RUNNING, scheduler_id=scheduler_id, start_time=now, status_info=news, submitted=told
+        )
+        return Update(running)
     if state is SchedulerState.QUEUED and job.state is BatchJobState.PENDING_SUBMISSION:
-        return Update(BatchJobPatch(state=BatchJobState.QUEUED, scheduler_id=scheduler_id, status_info=news))
-    if state is SchedulerState.QUEUED and job.state is BatchJobState.QUEUED and news is not None:
-        return Update(BatchJobPatch(status_info=news))
+        queued = BatchJobPatch(state=BatchJobState.QUEUED, scheduler_id=scheduler_id, status_info=news, submitted=told)
+        return Update(queued)
+    if state is SchedulerState.QUEUED and job.state is BatchJobState.QUEUED:
+        if job.submitted is not None and job.submitted.changes(job):
+            return Modify(scheduler_id, job.submitted, job.request)
+        return Update(BatchJobPatch(status_info=news, submitted=told)) if news is not None or told else None
     return None
+
+
+def _told(job: BatchJobRecord, asked: AllocationRequest | None) -> AllocationRequest:
+    """What the scheduler was told, with the partitions if they can be known."""
+    return job.request if asked is None or not asked.changes(job) else asked
 
 
 def _news(job: BatchJobRecord, status: Status) -> dict[str, object] | None:
     """What to say of a job that lives; None if it is said already."""
-    info: dict[str, object] = {"info": status.info} if status.info else {}
+    info = {**_kept(job), **({"info": status.info} if status.info else {})}
     return info if info != job.status_info else None
+
+
+def _kept(job: BatchJobRecord) -> dict[str, object]:
+    """What was said of it that goes on to hold."""
+    return {key: value for key, value in job.status_info.items() if key == "refused"}
 
 
 def _decide_unsubmitted(job: BatchJobRecord, now: datetime, draining: bool) -> Action | None:
@@ -76,8 +108,13 @@ def _decide_unsubmitted(job: BatchJobRecord, now: datetime, draining: bool) -> A
     return None
 
 
+def refused(job: BatchJobRecord, modify: Modify, words: str) -> BatchJobPatch:
+    """What to tell the service when the scheduler does not want to change a job."""
+    return BatchJobPatch(refused=modify.after, status_info={**job.status_info, "refused": words})
+
+
 def _finished(job: BatchJobRecord, scheduler_id: str, status: Status, now: datetime) -> BatchJobPatch:
-    info: dict[str, object] = {"info": status.info}
+    info: dict[str, object] = {**_kept(job), "info": status.info}
     if status.exit_code is not None:
         info["exit_code"] = status.exit_code
     if job.state is BatchJobState.PENDING_DELETION:

@@ -7,16 +7,17 @@ from itertools import product
 
 import pytest
 
-from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord
+from balsam_exec.model.batch_jobs import AllocationRequest, BatchJobPatch, BatchJobRecord
 from balsam_exec.model.states import BATCH_JOB_ENDED, BATCH_JOB_TRANSITIONS, BatchJobState
 from balsam_exec.platform.schedulers import Status
 from balsam_exec.platform.schedulers.base import SchedulerState
-from balsam_exec.site.decisions import Action, Cancel, Submit, Update, decide
+from balsam_exec.site.decisions import Action, Cancel, Modify, Submit, Update, decide, refused
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 EARLIER = datetime(2026, 1, 2, 3, 0, 0, tzinfo=UTC)
 ID = "7.8@host"
 B = BatchJobState
+ASKED = AllocationRequest(num_nodes=1, wall_time_min=5)
 
 QUEUED, RUNNING, UNKNOWN = (Status(s) for s in (SchedulerState.QUEUED, SchedulerState.RUNNING, SchedulerState.UNKNOWN))
 ENDED = Status(SchedulerState.FINISHED, 3, "exit code 3")
@@ -24,9 +25,16 @@ KILLED = Status(SchedulerState.FINISHED, None, "it was killed")
 
 
 def record(state: BatchJobState) -> BatchJobRecord:
-    started = EARLIER if state is B.RUNNING else None
+    """The scheduler was told what it says, as far as it was submitted."""
     return BatchJobRecord(
-        id=1, site_id=1, num_nodes=1, wall_time_min=5, state=state, created=EARLIER, start_time=started
+        id=1,
+        site_id=1,
+        num_nodes=1,
+        wall_time_min=5,
+        state=state,
+        created=EARLIER,
+        start_time=EARLIER if state is B.RUNNING else None,
+        submitted=ASKED if state in (B.QUEUED, B.RUNNING) else None,
     )
 
 
@@ -35,8 +43,9 @@ def finished(info: dict[str, object], start: datetime | None = NOW) -> Update:
 
 
 SUBMIT, CANCEL = Submit(), Cancel(ID)
-TO_QUEUED = Update(BatchJobPatch(state=B.QUEUED, scheduler_id=ID))
+TO_QUEUED = Update(BatchJobPatch(state=B.QUEUED, scheduler_id=ID, submitted=ASKED))
 TO_RUNNING = Update(BatchJobPatch(state=B.RUNNING, scheduler_id=ID, start_time=NOW))
+AT_ONCE = Update(BatchJobPatch(state=B.RUNNING, scheduler_id=ID, start_time=NOW, submitted=ASKED))
 EXITED: dict[str, object] = {"info": "exit code 3", "exit_code": 3}
 
 TABLE: list[tuple[BatchJobState, str | None, Status | None, Action | None]] = [
@@ -52,7 +61,7 @@ TABLE: list[tuple[BatchJobState, str | None, Status | None, Action | None]] = [
     ),
     # Submitted, and the agent died before it could say so.
     (B.PENDING_SUBMISSION, ID, QUEUED, TO_QUEUED),
-    (B.PENDING_SUBMISSION, ID, RUNNING, TO_RUNNING),
+    (B.PENDING_SUBMISSION, ID, RUNNING, AT_ONCE),
     (B.PENDING_SUBMISSION, ID, ENDED, finished(EXITED)),
     (B.PENDING_SUBMISSION, ID, UNKNOWN, None),
     # What the scheduler says goes to the service.
@@ -79,8 +88,18 @@ SAID: dict[str, object] = {"info": "Priority"}
 TROUBLE: dict[str, object] = {"error": "the scheduler is away"}
 
 NEWS: list[tuple[BatchJobState, dict[str, object], Status, Action | None]] = [
-    (B.PENDING_SUBMISSION, TROUBLE, WAITS, Update(BatchJobPatch(state=B.QUEUED, scheduler_id=ID, status_info=SAID))),
-    (B.PENDING_SUBMISSION, TROUBLE, QUEUED, Update(BatchJobPatch(state=B.QUEUED, scheduler_id=ID, status_info={}))),
+    (
+        B.PENDING_SUBMISSION,
+        TROUBLE,
+        WAITS,
+        Update(BatchJobPatch(state=B.QUEUED, scheduler_id=ID, status_info=SAID, submitted=ASKED)),
+    ),
+    (
+        B.PENDING_SUBMISSION,
+        TROUBLE,
+        QUEUED,
+        Update(BatchJobPatch(state=B.QUEUED, scheduler_id=ID, status_info={}, submitted=ASKED)),
+    ),
     (B.QUEUED, {}, WAITS, Update(BatchJobPatch(status_info=SAID))),
     (B.QUEUED, SAID, WAITS, None),
     (B.QUEUED, SAID, QUEUED, Update(BatchJobPatch(status_info={}))),
@@ -104,6 +123,54 @@ def test_why_it_waits(state: BatchJobState, said: dict[str, object], status: Sta
 @pytest.mark.parametrize(("state", "scheduler_id", "status", "action"), TABLE)
 def test_table(state: BatchJobState, scheduler_id: str | None, status: Status | None, action: Action | None) -> None:
     assert decide(record(state), scheduler_id, status, NOW) == action
+
+
+WANTED = AllocationRequest(num_nodes=2, wall_time_min=5)
+REFUSED: dict[str, object] = {"refused": "num_nodes stays 1, not 2: too many"}
+
+
+def changed(state: BatchJobState, **fields: object) -> BatchJobRecord:
+    """Its owner wants two nodes now."""
+    return record(state).model_copy(update={"num_nodes": 2, **fields})
+
+
+def test_the_scheduler_is_told_of_changes() -> None:
+    assert decide(changed(B.QUEUED), ID, QUEUED, NOW) == Modify(ID, ASKED, WANTED)
+    assert decide(changed(B.QUEUED), ID, WAITS, NOW) == Modify(ID, ASKED, WANTED)
+
+
+def test_what_cannot_be_known_or_changed_is_left_alone() -> None:
+    assert decide(changed(B.QUEUED), ID, UNKNOWN, NOW) is None
+    assert decide(changed(B.QUEUED), ID, RUNNING, NOW) == TO_RUNNING
+    assert decide(changed(B.PENDING_DELETION), ID, QUEUED, NOW) == CANCEL
+    assert decide(changed(B.QUEUED, submitted=WANTED), ID, QUEUED, NOW) is None
+
+
+def test_what_the_scheduler_is_not_told_calls_for_nothing() -> None:
+    assert decide(record(B.QUEUED).model_copy(update={"filter_tags": {"a": "b"}}), ID, QUEUED, NOW) is None
+
+
+def test_changed_while_it_was_submitted() -> None:
+    """The record knows what was asked for then, even from an agent that has died."""
+    assert decide(changed(B.PENDING_SUBMISSION), ID, QUEUED, NOW, asked=ASKED) == TO_QUEUED
+    assert decide(changed(B.PENDING_SUBMISSION), ID, RUNNING, NOW, asked=ASKED) == AT_ONCE
+
+
+def test_what_was_submitted_before_that_was_recorded() -> None:
+    old = record(B.QUEUED).model_copy(update={"submitted": None})
+    assert decide(old, ID, QUEUED, NOW) == Update(BatchJobPatch(submitted=ASKED))
+
+
+def test_a_refusal_says_what_was_refused_and_is_not_forgotten() -> None:
+    job = changed(B.QUEUED, status_info=SAID)
+    told = refused(job, Modify(ID, ASKED, WANTED), "too many")
+    assert told == BatchJobPatch(refused=WANTED, status_info={**SAID, "refused": "too many"})
+    told_once = record(B.QUEUED).model_copy(update={"status_info": REFUSED})
+    assert decide(told_once, ID, QUEUED, NOW) is None
+    assert decide(told_once, ID, WAITS, NOW) == Update(BatchJobPatch(status_info={**REFUSED, **SAID}))
+    ended = decide(told_once, ID, ENDED, NOW)
+    assert isinstance(ended, Update)
+    assert ended.patch.status_info == {**REFUSED, **EXITED}
 
 
 DRAINING: list[tuple[BatchJobState, str | None, Status | None, Action | None]] = [

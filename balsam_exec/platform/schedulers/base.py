@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from balsam_exec.model.batch_jobs import TOLD, AllocationRequest
 from balsam_exec.model.errors import BalsamError
 
 
@@ -15,6 +16,12 @@ class SubmitRefused(BalsamError):
     """The scheduler does not want the job (no such queue, over a limit). The same request will be refused again."""
 
     code = "submit_refused"
+
+
+class ModifyRefused(BalsamError):
+    """The scheduler leaves a job that waits as it is."""
+
+    code = "modify_refused"
 
 
 class SchedulerUnavailable(BalsamError):
@@ -52,6 +59,14 @@ class SubmitSpec:
     project: str
     log: Path  #: stdout and stderr of the script are appended here
     optional_params: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, request: AllocationRequest, key: str, log: Path) -> SubmitSpec:
+        return cls(key=key, log=log, **{name: getattr(request, name) for name in TOLD})
+
+    @property
+    def request(self) -> AllocationRequest:
+        return AllocationRequest.model_validate({name: getattr(self, name) for name in TOLD})
 
 
 @dataclass(frozen=True)
@@ -91,6 +106,17 @@ class Scheduler(ABC):
     @abstractmethod
     def statuses(self, ids: Iterable[str]) -> dict[str, Status]:
         """The status of each of the `ids`. One the scheduler cannot tell of is UNKNOWN, never FINISHED."""
+
+    def asked(self, key: str) -> AllocationRequest | None:
+        """What was asked for when `key` was submitted; None where that was not recorded."""
+        return None
+
+    def modify(self, scheduler_id: str, before: SubmitSpec, after: SubmitSpec) -> None:
+        """Have a job that waits ask for something else: all of it, or nothing. Repeating it does no harm.
+
+        Raises ModifyRefused, in the words of the scheduler; also where the job has started.
+        """
+        raise ModifyRefused("with this scheduler allocations start at once")
 
     @abstractmethod
     def cancel(self, scheduler_id: str) -> None:

@@ -18,7 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, ClassVar
 
+from pydantic import ValidationError
+
+from balsam_exec.model.batch_jobs import AllocationRequest
 from balsam_exec.platform.schedulers.base import (
+    ModifyRefused,
     Scheduler,
     SchedulerState,
     SchedulerUnavailable,
@@ -29,6 +33,8 @@ from balsam_exec.platform.schedulers.base import (
 
 log = logging.getLogger(__name__)
 
+#: The name of an option: of `--name=value`, `-n value`, and PBS's `-l name=value`.
+_OPTION = re.compile(r"-l \w+|--?[\w-]+")
 #: What `BatchJobSpec` has for a queue or a project that nobody named: the scheduler's default.
 _UNNAMED = frozenset({"", "local"})
 
@@ -47,9 +53,10 @@ class CommandScheduler(Scheduler):
 
     In `directory`, `KEY.id` is at once the intent to submit a key (it is there), the lock while its submission goes on
     (the command holds it, whoever dies), and the record: the command itself writes the id into it. Where that was lost,
-    the scheduler knows the job by its `tag`.
+    the scheduler knows the job by its `tag`. `KEY.json` has what was asked for.
 
-    An adapter says how to ask (`options`, `submit_command`), and what answers mean (`job_id`, `tagged`, `look`).
+    An adapter says how to ask (`options`, `submit_command`, `modify_command`), and what answers mean (`job_id`,
+    `tagged`, `look`).
     """
 
     #: How lines of a script begin that the scheduler reads.
@@ -80,6 +87,11 @@ class CommandScheduler(Scheduler):
     @abstractmethod
     def submit_command(self, script: Path, spec: SubmitSpec) -> list[str]:
         """Submits the script with the tag of its key and the environment of this process."""
+
+    @abstractmethod
+    def modify_command(self, scheduler_id: str, options: Mapping[str, str]) -> list[str]:
+        """Has a job that waits ask for these of the options instead, given by their names, all or nothing. Raises
+        ModifyRefused where there is no such command."""
 
     def submitted(self, text: str) -> str | None:
         """The id in what the submitting command printed, in the last line that has one: some sites greet there."""
@@ -129,8 +141,17 @@ class CommandScheduler(Scheduler):
         except FileNotFoundError:
             return None
 
+    def asked(self, key: str) -> AllocationRequest | None:
+        try:
+            return AllocationRequest.model_validate_json(self._asked(key).read_bytes())
+        except (FileNotFoundError, ValidationError):  # from before it was kept, or the machine went down
+            return None
+
     def _record(self, key: str) -> Path:
         return self._directory / f"{key}.id"
+
+    def _asked(self, key: str) -> Path:
+        return self._directory / f"{key}.json"
 
     def _read(self, record: IO[bytes]) -> str | None:
         record.seek(0)
@@ -146,6 +167,7 @@ class CommandScheduler(Scheduler):
 
     def _hand_over(self, script: Path, spec: SubmitSpec, record: IO[bytes]) -> str:
         argv = self.submit_command(script, spec)
+        self._asked(spec.key).write_text(spec.request.model_dump_json())
         # Files, not pipes: the command must be able to end its work when we are killed.
         with tempfile.TemporaryFile() as errors, script.open("rb") as text:
             process = self._spawn(argv, stdin=text, stdout=record, stderr=errors)
@@ -177,6 +199,17 @@ class CommandScheduler(Scheduler):
             )
         except OSError as error:
             raise _cannot_run(argv, error) from error
+
+    # --- changing what waits
+
+    def modify(self, scheduler_id: str, before: SubmitSpec, after: SubmitSpec) -> None:
+        old, new = _named(self.options(before)), _named(self.options(after))
+        if gone := sorted(set(old) - set(new)):
+            raise ModifyRefused(f"{', '.join(gone)} cannot be taken back: cancel it and request another one")
+        argv = self.modify_command(scheduler_id, {name: new[name] for name in new if new[name] != old.get(name)})
+        answer = self.run(*argv)
+        if answer.code:
+            raise ModifyRefused(f"{argv[0]}: {_words(answer.err) or f'exit code {answer.code}'}")
 
     # --- asking
 
@@ -229,6 +262,17 @@ class CommandScheduler(Scheduler):
     def close(self) -> None:
         for process in self._slow:
             process.poll()
+
+
+def _named(options: Iterable[str]) -> dict[str, str]:
+    """Options by their names."""
+    found = ((match[0], option) for option in options if (match := _OPTION.match(option)))
+    return dict(found)
+
+
+def value_of(option: str) -> str:
+    """What comes after the name of an option."""
+    return _OPTION.sub("", option, count=1).lstrip("= ")
 
 
 def chosen(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Flux, through `flux batch`, `flux jobs` and `flux cancel`."""
+"""Flux, through `flux batch`, `flux jobs`, `flux update` and `flux cancel`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from balsam_exec.platform.schedulers.base import SchedulerState, SchedulerUnavailable, Status, SubmitSpec
-from balsam_exec.platform.schedulers.commands import CommandScheduler, chosen, ended
+from balsam_exec.platform.schedulers.base import (
+    ModifyRefused,
+    SchedulerState,
+    SchedulerUnavailable,
+    Status,
+    SubmitSpec,
+)
+from balsam_exec.platform.schedulers.commands import CommandScheduler, chosen, ended, value_of
 
 _QUEUED = frozenset({"DEPEND", "PRIORITY", "SCHED"})
 _RUNNING = frozenset({"RUN", "CLEANUP"})
 _RESULTS = {"TIMEOUT": "it reached its wall time", "CANCELED": "it was cancelled"}
+#: What `flux update` calls the options of `flux batch` that it can change.
+_UPDATES = {"--time-limit": "duration", "--queue": "queue"}
 #: The note of an exception is last, as it may hold anything.
 _FORMAT = "{id.f58}|{state}|{result}|{returncode}|{t_remaining}|{exception.note}"
 
@@ -36,6 +44,12 @@ class FluxScheduler(CommandScheduler):
     def submit_command(self, script: Path, spec: SubmitSpec) -> list[str]:
         tag = f"--job-name={self.tag(spec.key)}"
         return ["flux", "batch", tag, f"--output={spec.log.absolute()}", str(script.absolute())]
+
+    def modify_command(self, scheduler_id: str, options: Mapping[str, str]) -> list[str]:
+        if strange := sorted(set(options) - set(_UPDATES)):
+            raise ModifyRefused(f"Flux does not change {', '.join(strange)} of what waits")
+        changes = (f"{_UPDATES[name]}={value_of(option)}" for name, option in options.items())
+        return ["flux", "update", scheduler_id, *changes]
 
     def submitted(self, text: str) -> str | None:
         found = super().submitted(text)

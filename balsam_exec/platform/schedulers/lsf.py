@@ -1,4 +1,4 @@
-"""LSF, through bsub, bjobs and bkill."""
+"""LSF, through bsub, bjobs, bmod and bkill."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ class LsfScheduler(CommandScheduler):
     def submit_command(self, script: Path, spec: SubmitSpec) -> list[str]:
         # It looks for options in its standard input, which is the script, and not in a file that it is told of.
         return ["bsub", "-J", self.tag(spec.key), "-o", str(spec.log.absolute()), "-rn"]
+
+    def modify_command(self, scheduler_id: str, options: Mapping[str, str]) -> list[str]:
+        return ["bmod", *(word for option in options.values() for word in option.split(" ", 1)), scheduler_id]
 
     def tagged(self, tag: str) -> str | None:
         return next((record["JOBID"] for record in self._records("-J", tag) if "ERROR" not in record), None)

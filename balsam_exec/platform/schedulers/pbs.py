@@ -1,4 +1,4 @@
-"""PBS Pro and OpenPBS, through qsub, qstat, qselect and qdel."""
+"""PBS Pro and OpenPBS, through qsub, qstat, qselect, qalter, qmove and qdel."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from balsam_exec.platform.schedulers.base import SchedulerState, SchedulerUnavailable, Status, SubmitSpec
-from balsam_exec.platform.schedulers.commands import CommandScheduler, chosen, ended, seconds
+from balsam_exec.platform.schedulers.base import (
+    ModifyRefused,
+    SchedulerState,
+    SchedulerUnavailable,
+    Status,
+    SubmitSpec,
+)
+from balsam_exec.platform.schedulers.commands import CommandScheduler, chosen, ended, seconds, value_of
 
 _QUEUED = frozenset("HQTW")
 _RUNNING = frozenset("BERSU")
@@ -49,6 +55,13 @@ class PbsScheduler(CommandScheduler):
         hand_on = ["-v", ",".join(variables)] if variables else []
         output = ["-j", "oe", "-o", str(spec.log.absolute())]
         return ["qsub", "-N", self.tag(spec.key), "-r", "n", *output, *hand_on, str(script.absolute())]
+
+    def modify_command(self, scheduler_id: str, options: Mapping[str, str]) -> list[str]:
+        if "-q" not in options:
+            return ["qalter", *(word for option in options.values() for word in option.split(" ", 1)), scheduler_id]
+        if len(options) > 1:
+            raise ModifyRefused("PBS moves a job to another queue in a step of its own: change the queue alone")
+        return ["qmove", value_of(options["-q"]), scheduler_id]
 
     def tagged(self, tag: str) -> str | None:
         return next(iter(self.ask("qselect", "-x", "-N", tag).split()), None)

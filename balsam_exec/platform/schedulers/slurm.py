@@ -11,8 +11,15 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from balsam_exec.platform.schedulers.base import SchedulerState, SchedulerUnavailable, Status, SubmitSpec, Window
-from balsam_exec.platform.schedulers.commands import CommandScheduler, chosen, ended, seconds
+from balsam_exec.platform.schedulers.base import (
+    ModifyRefused,
+    SchedulerState,
+    SchedulerUnavailable,
+    Status,
+    SubmitSpec,
+    Window,
+)
+from balsam_exec.platform.schedulers.commands import CommandScheduler, chosen, ended, seconds, value_of
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +41,20 @@ _ENDED = {
 }
 #: Reasons that say nothing beyond the state.
 _NO_REASON = frozenset({"None", "NonZeroExitCode", "TimeLimit", "NodeDown"})
+
+#: What `scontrol update` calls the options of sbatch that it can change.
+_UPDATES = {
+    "--nodes": "NumNodes",
+    "--time": "TimeLimit",
+    "--partition": "Partition",
+    "--account": "Account",
+    "--qos": "QOS",
+    "--reservation": "ReservationName",
+    "--constraint": "Features",
+    "--begin": "StartTime",
+    "--dependency": "Dependency",
+    "--nice": "Nice",
+}
 
 #: Suffixes instead of widths: nothing is cut off. The comment is last, as it may hold anything.
 _FIELDS = "JobID:|,State:|,exit_code:|,Reason:|,TimeLeft:|,Comment:|"
@@ -82,6 +103,24 @@ class SlurmScheduler(CommandScheduler):
             str(script.absolute()),
         ]
 
+    def modify(self, scheduler_id: str, before: SubmitSpec, after: SubmitSpec) -> None:
+        held = self._shape(scheduler_id)
+        try:
+            super().modify(scheduler_id, before, after)
+        except ModifyRefused:
+            # Part of it may have been done: "not available now" even comes when all of it has, and it can never start.
+            if self._shape(scheduler_id) != held:
+                self.ask("scontrol", "update", f"JobId={scheduler_id}", *held)
+            raise
+
+    def modify_command(self, scheduler_id: str, options: Mapping[str, str]) -> list[str]:
+        if strange := sorted(set(options) - set(_UPDATES)):
+            raise ModifyRefused(f"Slurm does not change {', '.join(strange)} of what waits")
+        values = {name: shlex.split(value_of(option))[0] for name, option in options.items()}
+        if nodes := values.get("--nodes"):
+            values["--nodes"] = f"{nodes}-{nodes}"  # not just at least so many
+        return ["scontrol", "update", f"JobId={scheduler_id}", *(f"{_UPDATES[n]}={v}" for n, v in values.items())]
+
     def tagged(self, tag: str) -> str | None:
         return next((fields[0] for fields in self._queue() if fields[-1] == tag), None)
 
@@ -115,6 +154,14 @@ class SlurmScheduler(CommandScheduler):
         """Of each of our jobs that the controller remembers: id, state, exit code, reason, time left, comment."""
         lines = self.ask("squeue", "--me", "-h", "-t", "all", "-O", _FIELDS).splitlines()
         return [line.removesuffix("|").split("|", 5) for line in lines if line.count("|") > 5]
+
+    def _shape(self, scheduler_id: str) -> list[str]:
+        """What a job that waits asks for, as `scontrol update` takes it."""
+        shown = self.ask("scontrol", "-o", "show", "job", scheduler_id)
+        found = dict(re.findall(r"\b(NumNodes|NumCPUs|TimeLimit|Partition)=([^\s-]+)", shown))
+        if nodes := found.get("NumNodes"):
+            found["NumNodes"] = f"{nodes}-{nodes}"
+        return [f"{name}={value}" for name, value in found.items()]
 
     def _absent(self, scheduler_id: str) -> Status | None:
         """The status of one that the listing leaves out: asked for by its id."""

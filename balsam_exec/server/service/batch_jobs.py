@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobSpec
+from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord, BatchJobSpec
 from balsam_exec.model.errors import Conflict, IllegalTransition, NotFound
 from balsam_exec.model.events import Kind
 from balsam_exec.model.queries import Query
 from balsam_exec.model.states import BATCH_JOB_ENDED, BATCH_JOB_TRANSITIONS, BatchJobState
+from balsam_exec.server.service import requests
 from balsam_exec.server.service.leases import end_session
 from balsam_exec.server.service.unit import Unit
 from balsam_exec.server.store import batch_jobs as store
@@ -28,14 +29,18 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+#: What may come with a patch from the agent and is no column.
+_VERDICT = frozenset({"refused"})
+
+
 def _record(row: Any) -> dict[str, Any]:
     record: dict[str, Any] = {key: value for key, value in row._mapping.items() if key not in ("owner_id", "settings")}
-    return {**_DEFAULTS, **row.settings, **record}
+    return {**_DEFAULTS, **row.settings, **record, "submitted": record["submitted"] or None}
 
 
 def create_batch_job(unit: Unit, owner_id: int, spec: BatchJobSpec) -> dict[str, Any]:
-    if site_store.site(unit.connection, owner_id, spec.site_id) is None:
-        raise NotFound(f"there is no site {spec.site_id}")
+    """Raises NotAllowed for what the site does not let allocations ask for."""
+    spec = _allowed(unit, owner_id, spec, new=True)
     state = BatchJobState.PENDING_SUBMISSION
     values = {
         "owner_id": owner_id,
@@ -47,6 +52,19 @@ def create_batch_job(unit: Unit, owner_id: int, spec: BatchJobSpec) -> dict[str,
     row = store.insert_batch_job(unit.connection, values)
     unit.record(owner_id, Kind.BATCH_JOB, row.id, spec.site_id, "", state)
     return _record(row)
+
+
+def _allowed(unit: Unit, owner_id: int, spec: BatchJobSpec, *, new: bool) -> BatchJobSpec:
+    """The same with the site's defaults. A `new` one in its queue must find room there."""
+    site = site_store.site(unit.connection, owner_id, spec.site_id, lock=new)  # so that no two take the last place
+    if site is None:
+        raise NotFound(f"there is no site {spec.site_id}")
+    allowed = requests.allowed_of(site.settings)
+    limited = new and allowed.max_queued_jobs(spec.queue) is not None
+    others = store.living(unit.connection, spec.site_id, spec.queue) if limited else 0
+    completed = spec.model_copy(update={"optional_params": allowed.completed(spec.optional_params)})
+    requests.check_allowed(site.name, allowed, completed, others)
+    return completed
 
 
 def _found(row: Any, batch_job_id: int) -> Any:
@@ -64,9 +82,18 @@ def batch_jobs(connection: Connection, owner_id: int, query: Query) -> dict[str,
 
 
 def patch_batch_job(unit: Unit, owner_id: int, batch_job_id: int, patch: BatchJobPatch) -> dict[str, Any]:
-    """One that has ended takes its sessions with it. Raises IllegalTransition; the same state again is no change."""
+    """What it asks for can change until it runs; its site's agent has the scheduler follow, and where that does not
+    want to, the record goes back. One that has ended takes its sessions with it.
+
+    Raises IllegalTransition, Conflict, NotAllowed. The same state again is no change.
+    """
     row = _found(store.batch_job(unit.connection, owner_id, batch_job_id, lock=True), batch_job_id)
-    values = patch.model_dump(exclude_none=True)
+    record = BatchJobRecord.model_validate(_record(row))
+    values = patch.model_dump(exclude_none=True, exclude=set(requests.WANTED | _VERDICT))
+    for change in (_changed(unit, owner_id, record, patch), requests.settled(record, patch)):
+        if change is not None:
+            values |= change.values
+            unit.record(owner_id, Kind.BATCH_JOB, row.id, row.site_id, row.state, row.state, data=change.data)
     target = values.get("state")
     if target is not None and target != row.state:
         source = BatchJobState(row.state)
@@ -77,8 +104,22 @@ def patch_batch_job(unit: Unit, owner_id: int, batch_job_id: int, patch: BatchJo
         if target in BATCH_JOB_ENDED:
             end_sessions(unit, batch_job_id, f"its batch job {batch_job_id} ended: {target}")
     if values:
-        row = store.update_batch_job(unit.connection, batch_job_id, values)
+        row = store.update_batch_job(unit.connection, batch_job_id, _columns(row, values))
     return _record(row)
+
+
+def _changed(unit: Unit, owner_id: int, record: BatchJobRecord, patch: BatchJobPatch) -> requests.Change | None:
+    wanted = requests.changed_by_user(record, patch)
+    if wanted is None:
+        return None
+    return requests.change(record, _allowed(unit, owner_id, wanted, new=wanted.queue != record.queue))
+
+
+def _columns(row: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """The fields as columns: those that have none of their own are in `settings`."""
+    rest = {name: value for name, value in values.items() if name in _DEFAULTS}
+    own = {name: value for name, value in values.items() if name not in _DEFAULTS}
+    return {**own, "settings": {**row.settings, **rest}} if rest else own
 
 
 def end_sessions(unit: Unit, batch_job_id: int, reason: str) -> None:

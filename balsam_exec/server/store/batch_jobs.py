@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from balsam_exec.model.queries import Query
+from balsam_exec.model.states import BATCH_JOB_ENDED
 from balsam_exec.server.store import filters
 from balsam_exec.server.store.schema import batch_jobs
 from balsam_exec.server.store.types import AnyRow
@@ -27,6 +28,13 @@ def listing(connection: Connection, owner_id: int, query: Query) -> list[AnyRow]
     statement = select(batch_jobs).where(batch_jobs.c.owner_id == owner_id)
     statement = statement.where(*filters.conditions(filters.given(query), _FIELDS))
     return list(connection.execute(filters.paged(statement, query, _FIELDS, batch_jobs.c.id)))
+
+
+def living(connection: Connection, site_id: int, queue: str) -> int:
+    """How many batch jobs of a queue have not ended."""
+    where = (batch_jobs.c.site_id == site_id, batch_jobs.c.queue == queue)
+    statement = select(func.count()).where(*where, batch_jobs.c.state.not_in(sorted(BATCH_JOB_ENDED)))
+    return int(connection.execute(statement).scalar_one())
 
 
 def update_batch_job(connection: Connection, batch_job_id: int, values: dict[str, Any]) -> AnyRow:

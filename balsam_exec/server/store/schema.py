@@ -129,11 +129,11 @@ batch_jobs = Table(
     Column("num_nodes", Integer, nullable=False),
     Column("wall_time_min", Integer, nullable=False),
     Column("settings", JsonText),  # the rest of BatchJobSpec
-    Column("submitted", JsonText),  # an AllocationRequest: what the scheduler was told last
     Column("status_info", JsonText),
     Column("start_time", Moment),
     Column("end_time", Moment),
     Column("created", Moment, nullable=False),
+    Column("submitted", JsonText),  # an AllocationRequest: what the scheduler was told last
     _one_of("state", BatchJobState),
     sqlite_autoincrement=True,
 )
@@ -156,6 +156,9 @@ sessions = Table(
 
 #: The condition of the index of runnable jobs; a query that is to use it says it in these very words.
 RUNNABLE_UNLEASED = "state IN ({}) AND session_id IS NULL".format(", ".join(f"'{s}'" for s in sorted(RUNNABLE)))
+
+#: With the condition above, that of the index of runnable jobs of several nodes.
+SEVERAL_NODES = "num_nodes > 1"
 
 #: The condition of the index of jobs whose launcher is to kill them.
 TO_KILL = "kill_requested"
