@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from balsam_exec.model.allowed import Allowed
 from balsam_exec.model.base import Tags
-from balsam_exec.model.batch_jobs import JobMode
+from balsam_exec.model.batch_jobs import AllocationRequest, JobMode
 
 
 class ProcessingSettings(BaseModel):
@@ -41,6 +43,27 @@ class SubmissionSettings(BaseModel):
     service_period: float = Field(default=60, gt=0, le=86_400)  #: seconds between two looks, when nothing happens
     quiet_sec: float = Field(default=2, ge=0, le=3_600)  #: after something happens it lets more happen for so long
 
+    @property
+    @abstractmethod
+    def _most(self) -> tuple[int, int, int]:
+        """Nodes and minutes of its largest allocation, and how many it may have."""
+
+    def problems(self, allowed: Allowed) -> list[str]:
+        """What of its requests a site would refuse."""
+        nodes, minutes, count = self._most
+        largest = AllocationRequest(
+            num_nodes=nodes,
+            wall_time_min=minutes,
+            queue=self.submit_queue,
+            project=self.submit_project,
+            optional_params=self.optional_params,
+        )
+        found = allowed.problems(largest)
+        most = allowed.max_queued_jobs(self.submit_queue)
+        if most is not None and count > most:
+            found.append(f"it has up to {count} allocations, and queue {self.submit_queue!r} takes {most}")
+        return found
+
 
 class ElasticQueueSettings(SubmissionSettings):
     """The limits of the elastic queue."""
@@ -56,6 +79,10 @@ class ElasticQueueSettings(SubmissionSettings):
     #: One that has waited for so long is taken back, and what is needed then requested anew. None: it waits.
     max_queue_wait_time_min: int | None = Field(default=None, ge=1)
     use_backfill: bool = False  #: whether nodes that are idle for a while are filled first, as far as they are known
+
+    @property
+    def _most(self) -> tuple[int, int, int]:
+        return self.max_num_nodes, self.max_wall_time_min, self.max_queued_jobs
 
     @model_validator(mode="after")
     def _room_for_jobs(self) -> Self:
@@ -78,3 +105,7 @@ class QueueMaintainerSettings(SubmissionSettings):
     num_queued_jobs: int = Field(default=1, ge=1, le=10_000)  #: allocations, waiting or running
     num_nodes: int = Field(default=1, ge=1, le=1_000_000)  #: of each
     wall_time_min: int = Field(default=60, ge=1, le=10_000_000)  #: of each
+
+    @property
+    def _most(self) -> tuple[int, int, int]:
+        return self.num_nodes, self.wall_time_min, self.num_queued_jobs

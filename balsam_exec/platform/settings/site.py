@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from balsam_exec.model.allowed import Allowed, QueueLimits
 from balsam_exec.model.base import Id, Name
 from balsam_exec.model.errors import ConfigurationError
 from balsam_exec.model.jobs import Affinity
@@ -18,6 +19,7 @@ from balsam_exec.platform.settings.sections import (
     FileCleanerSettings,
     ProcessingSettings,
     QueueMaintainerSettings,
+    SubmissionSettings,
 )
 
 FILE_NAME = "settings.yml"
@@ -43,6 +45,11 @@ class SiteSettings(BaseModel):
     cancel_grace_sec: float = Field(default=30, ge=0, le=86_400)
     #: Seconds between two looks at the queue of a batch scheduler (not "local", which tells by itself).
     scheduler_poll_sec: float = Field(default=10, gt=0, le=3_600)
+    #: The queues that allocations may ask for, and what of each; {}: any that the scheduler has.
+    allowed_queues: dict[Name, QueueLimits] = {}
+    allowed_projects: list[Name] = []  #: that may pay for allocations; []: any
+    #: The optional_params that allocations may have -> what those have that do not say, null: nothing. {}: any.
+    optional_batch_job_params: dict[Name, str | None] = {}
     processing: ProcessingSettings = ProcessingSettings()  #: of hooks
     file_cleaner: FileCleanerSettings = FileCleanerSettings()  #: of files that apps declare as disposable
     elastic_queue: ElasticQueueSettings = ElasticQueueSettings()  #: of allocations sized to the jobs that wait
@@ -52,6 +59,26 @@ class SiteSettings(BaseModel):
     @classmethod
     def _null_is_off(cls, value: object) -> object:
         return {} if value is None else value
+
+    @model_validator(mode="after")
+    def _own_requests_are_allowed(self) -> Self:
+        sections: dict[str, SubmissionSettings] = {
+            "elastic_queue": self.elastic_queue,
+            "queue_maintainer": self.queue_maintainer,
+        }
+        for name, section in sections.items():
+            if section.enabled and (problems := section.problems(self.allowed)):
+                raise ValueError(f"{name} asks for what this site does not allow: {'; '.join(problems)}")
+        return self
+
+    @property
+    def allowed(self) -> Allowed:
+        """What allocations may ask for, whoever requests them."""
+        return Allowed(
+            allowed_queues=self.allowed_queues,
+            allowed_projects=self.allowed_projects,
+            optional_batch_job_params=self.optional_batch_job_params,
+        )
 
     @classmethod
     def load(cls, directory: Path) -> Self:
