@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from balsam_exec.model.allowed import Allowed, QueueLimits
 from balsam_exec.model.base import Id, Name
@@ -60,25 +60,18 @@ class SiteSettings(BaseModel):
     def _null_is_off(cls, value: object) -> object:
         return {} if value is None else value
 
-    @model_validator(mode="after")
-    def _own_requests_are_allowed(self) -> Self:
-        sections: dict[str, SubmissionSettings] = {
-            "elastic_queue": self.elastic_queue,
-            "queue_maintainer": self.queue_maintainer,
-        }
-        for name, section in sections.items():
-            if section.enabled and (problems := section.problems(self.allowed)):
-                raise ValueError(f"{name} asks for what this site does not allow: {'; '.join(problems)}")
-        return self
+    @field_validator("elastic_queue", "queue_maintainer")
+    @classmethod
+    def _asks_for_what_is_allowed(cls, section: SubmissionSettings, info: ValidationInfo) -> SubmissionSettings:
+        allowed = Allowed(**{name: info.data[name] for name in Allowed.model_fields if name in info.data})
+        if section.enabled and (problems := section.problems(allowed)):
+            raise ValueError(f"it asks for what this site does not allow: {'; '.join(problems)}")
+        return section
 
     @property
     def allowed(self) -> Allowed:
         """What allocations may ask for, whoever requests them."""
-        return Allowed(
-            allowed_queues=self.allowed_queues,
-            allowed_projects=self.allowed_projects,
-            optional_batch_job_params=self.optional_batch_job_params,
-        )
+        return Allowed(**{name: getattr(self, name) for name in Allowed.model_fields})
 
     @classmethod
     def load(cls, directory: Path) -> Self:
