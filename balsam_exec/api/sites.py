@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from balsam_exec.api.queryset import Objects, QuerySet
 from balsam_exec.api.resource import Field, Resource, Routes
 from balsam_exec.client.service import Service
+from balsam_exec.model.allowed import QueueLimits
 from balsam_exec.model.queries import SiteQuery
 from balsam_exec.model.sites import SitePatch, SiteSpec
 
@@ -36,9 +37,9 @@ class Site(Resource):
     name: Field[str] = Field()
     path: Field[str] = Field()
     hostname: Field[str] = Field()
-    allowed_queues: Field[dict[str, Any]] = Field()
+    allowed_queues: Field[dict[str, QueueLimits]] = Field()
     allowed_projects: Field[list[str]] = Field()
-    optional_batch_job_params: Field[dict[str, str]] = Field()
+    optional_batch_job_params: Field[dict[str, str | None]] = Field()
     transfer_locations: Field[dict[str, str]] = Field()
     globus_endpoint_id: Field[str | None] = Field()
     created: Field[datetime] = Field(read_only=True)

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from balsam_exec.model.base import Id, Json, Name, Record, Timestamp, Wire
+from balsam_exec.model.allowed import QueueLimits
+from balsam_exec.model.base import Id, Name, Record, Timestamp, Wire
 
 #: Seconds that an agent which is not heard of keeps its site.
 AGENT_TTL = 60.0
@@ -18,9 +19,10 @@ class SiteSpec(Wire):
     name: Name
     path: str = Field(default="", max_length=4000)  #: the site's directory on its machine
     hostname: str = Field(default="", max_length=255)
-    allowed_queues: Json = {}  #: queue name -> its limits
-    allowed_projects: list[str] = []
-    optional_batch_job_params: dict[str, str] = {}
+    #: What allocations may ask for (`model.allowed`); what is empty allows anything.
+    allowed_queues: dict[Name, QueueLimits] = {}
+    allowed_projects: list[Name] = []
+    optional_batch_job_params: dict[Name, str | None] = {}
     transfer_locations: dict[str, str] = {}  #: alias -> URL that transfers may name
     globus_endpoint_id: str | None = None
 
@@ -29,9 +31,9 @@ class SitePatch(Wire):
     name: Name | None = None
     path: str | None = Field(default=None, max_length=4000)
     hostname: str | None = Field(default=None, max_length=255)
-    allowed_queues: Json | None = None
-    allowed_projects: list[str] | None = None
-    optional_batch_job_params: dict[str, str] | None = None
+    allowed_queues: dict[Name, QueueLimits] | None = None
+    allowed_projects: list[Name] | None = None
+    optional_batch_job_params: dict[Name, str | None] | None = None
     transfer_locations: dict[str, str] | None = None
     globus_endpoint_id: str | None = None
     #: The agent's sign of life: any value sets `last_refresh` to the service's clock.
