@@ -11,7 +11,6 @@ from balsam_exec.embedded import Deployment
 from balsam_exec.executors import BalsamExecutor
 from balsam_exec.model.batch_jobs import JobMode
 from balsam_exec.model.events import Kind
-from balsam_exec.model.queries import EventQuery
 from benchmarks.harness import Report, main
 from benchmarks.slurm import NODES, deployment_on_slurm, own_slurm, site_of
 from tests.support.processes import wait_until
@@ -62,8 +61,9 @@ class Bench:
 
     def _submitted(self, allocation: BatchJob) -> float:
         """When the service was told."""
-        told = EventQuery(kind=[Kind.BATCH_JOB], subject_id=[allocation.id], from_state=["pending_submission"])
-        return self._client.service.events(told).results[0].timestamp.timestamp()
+        events = self._client.service.events
+        told = events(kind=[Kind.BATCH_JOB], subject_id=[allocation.id], from_state=["pending_submission"])
+        return told.results[0].timestamp.timestamp()
 
 
 def measure(options: argparse.Namespace) -> Report:
