@@ -47,10 +47,12 @@ class Bench(ABC):
         self.scheduler.close()
         self.scheduler = self.make()
 
-    def spec(self, key: str = "1", *, wall_time_min: int = 1, queue: str = "local", **params: str) -> SubmitSpec:
+    def spec(
+        self, key: str = "1", *, num_nodes: int = 1, wall_time_min: int = 1, queue: str = "local", **params: str
+    ) -> SubmitSpec:
         return SubmitSpec(
             key,
-            num_nodes=1,
+            num_nodes=num_nodes,
             wall_time_min=wall_time_min,
             queue=queue,
             project="local",

@@ -1,4 +1,4 @@
-"""allowed_queues, allowed_projects and optional_batch_job_params of settings.yml, and what the agent requests itself."""
+"""What settings.yml lets allocations ask for, and whether the agent's own requests keep to it."""
 
 from __future__ import annotations
 

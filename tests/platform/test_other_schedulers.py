@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from balsam_exec.platform.schedulers import FluxScheduler, LsfScheduler, PbsScheduler, Scheduler, Status, SubmitSpec
-from balsam_exec.platform.schedulers.base import SchedulerState, SchedulerUnavailable
+from balsam_exec.platform.schedulers.base import ModifyRefused, SchedulerState, SchedulerUnavailable
 from tests.support import fake_batch
 
 FINISHED, QUEUED, RUNNING, UNKNOWN = (
@@ -88,6 +88,60 @@ def test_what_flux_is_asked_for(flux: FluxScheduler) -> None:
         "#flux: --requires=gpu",
     ]
     assert flux.directives(spec("local", "local")) == asked
+
+
+def asked(num_nodes: int = 2, queue: str = "debug", **params: str) -> SubmitSpec:
+    return SubmitSpec("1", num_nodes, 90, queue, "physics", Path("/site/log"), params)
+
+
+@pytest.fixture
+def words_of(tmp_path: Path, record: Record) -> Callable[[str, Scheduler, SubmitSpec], list[str]]:
+    """What a command is called with, to have the scheduler make a job that waits this one."""
+
+    def words_of(command: str, scheduler: Scheduler, wanted: SubmitSpec) -> list[str]:
+        program = tmp_path / "bin" / command
+        program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/words\n')
+        program.chmod(0o755)
+        scheduler.modify("7", asked(fs="home"), wanted)
+        return (tmp_path / "words").read_text().splitlines()
+
+    return words_of
+
+
+Words = Callable[[str, Scheduler, SubmitSpec], list[str]]
+
+
+def test_how_pbs_changes_what_waits(pbs: PbsScheduler, words_of: Words) -> None:
+    wanted = asked(4, fs="home", place="scatter")
+    assert words_of("qalter", pbs, wanted) == ["-l", "select=4", "-l", "place=scatter", "7"]
+    assert words_of("qmove", pbs, asked(queue="prod", fs="home")) == ["prod", "7"]
+    with pytest.raises(ModifyRefused, match="change the queue alone"):
+        words_of("qmove", pbs, asked(4, queue="prod", fs="home"))
+    with pytest.raises(ModifyRefused, match="-l fs cannot be taken back"):
+        words_of("qalter", pbs, asked(4))
+
+
+def test_how_lsf_changes_what_waits(lsf: LsfScheduler, words_of: Words) -> None:
+    assert words_of("bmod", lsf, asked(4, "prod", fs="eagle")) == ["-nnodes", "4", "-q", "prod", "-fs", "eagle", "7"]
+
+
+def test_how_flux_changes_what_waits(flux: FluxScheduler, words_of: Words) -> None:
+    assert words_of("flux", flux, asked(queue="prod", fs="home")) == ["update", "7", "queue=prod"]
+    with pytest.raises(ModifyRefused, match="Flux does not change --nodes"):
+        words_of("flux", flux, asked(4, fs="home"))
+
+
+@pytest.mark.parametrize(("command", "name"), [("qalter", "pbs"), ("bmod", "lsf"), ("flux", "flux")])
+def test_a_change_that_is_refused_in_the_words_of_the_scheduler(
+    pbs: PbsScheduler, lsf: LsfScheduler, flux: FluxScheduler, record: Record, command: str, name: str
+) -> None:
+    wanted = asked(queue="prod") if name == "flux" else asked(4)
+    record(command, "", f"{command}: it is running\n", 1)
+    with pytest.raises(ModifyRefused, match=f"{command}: it is running"):
+        {"pbs": pbs, "lsf": lsf, "flux": flux}[name].modify("7", asked(), wanted)
+    record(command, "", "cannot connect: Connection refused\n", 1)
+    with pytest.raises(SchedulerUnavailable):
+        {"pbs": pbs, "lsf": lsf, "flux": flux}[name].modify("7", asked(), wanted)
 
 
 PBS: list[tuple[dict[str, Any], Status]] = [

@@ -11,7 +11,7 @@ import pytest
 
 from balsam_exec.platform.processes import Process
 from balsam_exec.platform.schedulers import make_scheduler
-from balsam_exec.platform.schedulers.base import SchedulerState, SubmitRefused
+from balsam_exec.platform.schedulers.base import ModifyRefused, SchedulerState, SubmitRefused
 from balsam_exec.platform.settings import SiteDirectory
 from tests.platform.bench import BENCHES, Bench, LocalBench
 from tests.support import fake_batch
@@ -86,6 +86,26 @@ def test_find_knows_what_was_submitted(bench: Bench) -> None:
     bench.wait_finished(scheduler_id)
     assert bench.scheduler.find("1") == scheduler_id
     assert bench.scheduler.find("11") is None
+
+
+def test_it_knows_what_was_asked_for(bench: Bench) -> None:
+    if isinstance(bench, LocalBench):
+        return  # nothing of it is asked for there
+    assert bench.scheduler.asked("1") is None
+    spec = bench.spec(wall_time_min=2)
+    bench.submit("true", spec)
+    bench.restart()
+    assert bench.scheduler.asked("1") == spec.request
+    assert spec.request.wall_time_min == 2
+
+
+def test_what_runs_is_not_changed(bench: Bench) -> None:
+    scheduler_id = bench.submit("exec sleep 60")
+    bench.wait_state(scheduler_id, RUNNING)
+    with pytest.raises(ModifyRefused):
+        bench.scheduler.modify(scheduler_id, bench.spec(), bench.spec(num_nodes=2))
+    bench.scheduler.cancel(scheduler_id)
+    bench.wait_finished(scheduler_id)
 
 
 def test_several_at_a_time(bench: Bench) -> None:

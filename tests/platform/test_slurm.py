@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from balsam_exec.platform.schedulers.base import (
+    ModifyRefused,
     SchedulerState,
     SchedulerUnavailable,
     Status,
@@ -196,6 +197,47 @@ def test_the_accounting_remembers_longer(
     assert bench.status("4711") == Status(FINISHED, info="CANCELLED: it was cancelled")
     stand_in(tmp_path, monkeypatch, "sacct", "echo 'RUNNING|0:0'")
     assert bench.status("4711").state is UNKNOWN
+
+
+# --- what waits is changed
+
+
+def test_what_waits_is_changed_or_stays_as_it_is(slurm: SlurmCluster, bench: SlurmBench) -> None:
+    blocker = bench.submit("exec sleep 60", bench.spec("blocker", num_nodes=4))
+    spec = bench.spec("1", num_nodes=2, wall_time_min=5)
+    scheduler_id = bench.submit("echo $SLURM_JOB_NUM_NODES", spec)
+    modify = bench.scheduler.modify
+
+    def shape() -> list[str]:
+        return [field(slurm, scheduler_id, name) for name in ("NumNodes", "TimeLimit", "Partition", "NumCPUs")]
+
+    larger = bench.spec("1", num_nodes=3, wall_time_min=7, queue="long")
+    for _ in range(2):  # the first answer may be lost
+        modify(scheduler_id, spec, larger)
+        assert shape() == ["3", "7:00", "long", "3"]
+    for wanted, words in (
+        (bench.spec("1", num_nodes=99, wall_time_min=7, queue="long"), "not available now"),
+        (bench.spec("1", num_nodes=3, wall_time_min=9, queue="no-such"), "Invalid partition name"),
+        (bench.spec("1", num_nodes=3, wall_time_min=7), "--partition cannot be taken back"),
+        (bench.spec("1", num_nodes=3, wall_time_min=9, queue="long", exclusive="user"), "does not change --exclusive"),
+    ):
+        with pytest.raises(ModifyRefused, match=words):
+            modify(scheduler_id, larger, wanted)
+        assert shape() == ["3", "7:00", "long", "3"]
+    modify(scheduler_id, larger, bench.spec("1", num_nodes=1, wall_time_min=7, queue="long", nice="10"))
+    bench.wait_state(blocker, RUNNING)
+    with pytest.raises(ModifyRefused, match="no longer pending"):
+        modify(blocker, bench.spec(num_nodes=4), bench.spec(num_nodes=2))
+    bench.scheduler.cancel(blocker)
+    bench.wait_finished(scheduler_id)
+    assert bench.logged() == ["1"]
+
+
+def test_the_time_left_is_known_as_soon_as_it_runs(bench: SlurmBench) -> None:
+    scheduler_id = bench.submit("exec sleep 60", bench.spec(wall_time_min=5))
+    left = bench.wait_state(scheduler_id, RUNNING).time_left
+    assert left is not None
+    assert 270 < left <= 300
 
 
 # --- a key is submitted once, whoever dies when

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-NAMES = ("qsub", "qstat", "qselect", "qdel", "bsub", "bjobs", "bkill", "flux")
+NAMES = ("qsub", "qstat", "qselect", "qalter", "qdel", "bsub", "bjobs", "bmod", "bkill", "flux")
 #: Seconds from SIGTERM to SIGKILL.
 KILL_DELAY = 0.3
 _ROOT = Path(__file__).parents[2]
@@ -191,6 +191,12 @@ def qdel(arguments: list[str]) -> int:
     return 170 if unknown else 0
 
 
+def qalter(_: list[str]) -> int:
+    """Everything starts at once here."""
+    print("qalter: Request invalid for state of job", file=sys.stderr)
+    return 168
+
+
 # --- LSF
 
 _LSF_ID = re.compile(r"(\d+)")
@@ -235,13 +241,19 @@ def bkill(arguments: list[str]) -> int:
     return 255 if unknown else 0
 
 
+def bmod(arguments: list[str]) -> int:
+    print(f"Job <{arguments[-1]}>: Job has already started", file=sys.stderr)
+    return 255
+
+
 # --- Flux
 
 _FLUX_ID = re.compile(r"f(\d+)x")
 
 
 def flux(arguments: list[str]) -> int:
-    return {"batch": _flux_batch, "jobs": _flux_jobs, "cancel": _flux_cancel}[arguments[0]](arguments[1:])
+    commands = {"batch": _flux_batch, "jobs": _flux_jobs, "update": _flux_update, "cancel": _flux_cancel}
+    return commands[arguments[0]](arguments[1:])
 
 
 def _flux_batch(arguments: list[str]) -> int:
@@ -282,6 +294,11 @@ def _flux_jobs(arguments: list[str]) -> int:
     return 1 if unknown else 0
 
 
+def _flux_update(_: list[str]) -> int:
+    print("flux-update: ERROR: job is running", file=sys.stderr)
+    return 1
+
+
 def _flux_cancel(arguments: list[str]) -> int:
     found, unknown = find(arguments, _FLUX_ID)
     for job in found:
@@ -299,8 +316,8 @@ def main(name: str, arguments: list[str]) -> int:
     if trouble.exists():
         print(trouble.read_text(), file=sys.stderr)
         return 255
-    commands = {"qsub": qsub, "qstat": qstat, "qselect": qselect, "qdel": qdel}
-    commands |= {"bsub": bsub, "bjobs": bjobs, "bkill": bkill, "flux": flux}
+    commands = {"qsub": qsub, "qstat": qstat, "qselect": qselect, "qalter": qalter, "qdel": qdel}
+    commands |= {"bsub": bsub, "bjobs": bjobs, "bmod": bmod, "bkill": bkill, "flux": flux}
     return commands[name](arguments)
 
 

@@ -116,7 +116,7 @@ class SlurmScheduler(CommandScheduler):
     def modify_command(self, scheduler_id: str, options: Mapping[str, str]) -> list[str]:
         if strange := sorted(set(options) - set(_UPDATES)):
             raise ModifyRefused(f"Slurm does not change {', '.join(strange)} of what waits")
-        values = {name: shlex.split(value_of(option))[0] for name, option in options.items()}
+        values = {name: "".join(shlex.split(value_of(option))) for name, option in options.items()}
         if nodes := values.get("--nodes"):
             values["--nodes"] = f"{nodes}-{nodes}"  # not just at least so many
         return ["scontrol", "update", f"JobId={scheduler_id}", *(f"{_UPDATES[n]}={v}" for n, v in values.items())]
