@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from balsam_exec.client.config import load_credentials
@@ -22,10 +23,14 @@ from balsam_exec.client.service import Service
 from balsam_exec.model.errors import BalsamError
 from balsam_exec.model.sites import SiteRecord
 from balsam_exec.platform.settings import SiteDirectory
-from balsam_exec.site.agent import Agent, lock_site
+from balsam_exec.site.agent import Agent
+from balsam_exec.site.identity import this_process
+from balsam_exec.site.lease import lock_site
 
 log = logging.getLogger(__name__)
 
+#: The signal to end the allocations, then itself.
+DRAIN = signal.SIGUSR1
 #: Seconds that a request is tried before the agent says that the service is away; it then goes on trying.
 _DEADLINE = 10.0
 #: Seconds for allocations to end when draining, beyond the grace that their processes have.
@@ -86,12 +91,13 @@ def serve(
             with os.fdopen(ready_fd, "w") as file:
                 file.write(json.dumps({"site_id": record.id, "site": record.name}) + "\n")
 
-    with lock_site(site):
+    me = this_process()
+    with lock_site(site, me):
         agent = Agent(
-            lambda: _connect(credentials), site, register=create is not None, on_ready=ready, on_error=control.fail
+            lambda: _connect(credentials), site, me, register=create is not None, on_ready=ready, on_error=control.fail
         )
         agent.start()
-        drain = control.wait()
+        drain = control.wait(agent.reload)
         agent.stop(settings.cancel_grace_sec + _DRAIN_MARGIN if drain else None)
     if control.error is not None:
         raise control.error
@@ -119,7 +125,7 @@ class _Control:
         self._signals, wakeup = socket.socketpair()
         wakeup.setblocking(False)
         signal.set_wakeup_fd(wakeup.detach(), warn_on_full_buffer=False)
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, DRAIN):
             signal.signal(signum, lambda *_: None)
         self._stdin = sys.stdin.fileno() if until_eof else None
 
@@ -127,8 +133,21 @@ class _Control:
         self.error = error
         os.eventfd_write(self._failed, 1)
 
-    def wait(self) -> bool:
-        """Return when it is time to end: whether the allocations are to end as well."""
+    def wait(self, reload: Callable[[], str]) -> bool:
+        """Return when it is time to end: whether the allocations are to end as well. On SIGHUP, `reload`."""
         sources = [self._failed, self._signals, *([] if self._stdin is None else [self._stdin])]
-        ready, _, _ = select.select(sources, [], [])
-        return self._stdin in ready and os.read(sys.stdin.fileno(), 100).startswith(b"drain")
+        while True:
+            ready, _, _ = select.select(sources, [], [])
+            if self._signals not in ready:
+                return self._stdin in ready and os.read(sys.stdin.fileno(), 100).startswith(b"drain")
+            for signum in self._signals.recv(100):
+                if signum != signal.SIGHUP:
+                    return signum == DRAIN
+            _try(reload)
+
+
+def _try(reload: Callable[[], str]) -> None:
+    try:
+        log.info("SIGHUP: %s", reload())
+    except BalsamError as error:
+        log.error("going on with the settings as they were: %s", error)

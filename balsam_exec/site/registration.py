@@ -28,8 +28,8 @@ def init_site(service: Service, path: Path, name: str) -> SiteRecord:
     return record
 
 
-def attach(service: Service, site: SiteDirectory, *, register: bool) -> SiteRecord:
-    """The service's record of the site, refreshed. The id decides: the record may have been renamed.
+def record_of(service: Service, site: SiteDirectory, *, register: bool) -> SiteRecord:
+    """The service's record of the site. The id decides: the record may have been renamed.
 
     With `register` a site that this service does not know is registered; otherwise that raises ConfigurationError.
     """
@@ -44,8 +44,13 @@ def attach(service: Service, site: SiteDirectory, *, register: bool) -> SiteReco
         raise ConfigurationError(
             f"{site.path} is not registered at {service.url} ({who}): `balsam site init` a new one"
         )
-    patch = SitePatch(path=str(site.path), hostname=socket.gethostname(), refresh=True)
-    return service.patch_site(record.id, patch)
+    return record
+
+
+def update_record(service: Service, site_id: int, site: SiteDirectory) -> SiteRecord:
+    """Tell the service where the site is, and what its allocations may ask for."""
+    allowed = site.settings().allowed.model_dump()
+    return service.patch_site(site_id, SitePatch(path=str(site.path), hostname=socket.gethostname(), **allowed))
 
 
 def _known(service: Service, site_id: int | None) -> SiteRecord | None:

@@ -24,6 +24,7 @@ from balsam_exec.platform.settings import SiteDirectory
 from balsam_exec.site import cleaner
 from balsam_exec.site.agent import Agent
 from balsam_exec.site.cleaner import FileCleaner
+from balsam_exec.site.identity import this_process
 from balsam_exec.site.registration import init_site
 from balsam_exec.site.removal import matches, remove
 from tests.support.processes import wait_until
@@ -372,10 +373,11 @@ def test_an_agent_cleans_only_if_its_settings_say_so(bench: Bench, enabled: bool
     assert "file_cleaner:\n  enabled: false\n" in settings
     bench.site.settings_file.write_text(settings.replace("enabled: false", f"enabled: {str(enabled).lower()}"))
     ready: SimpleQueue[object] = SimpleQueue()
-    agent = Agent(bench.service.sibling, bench.site, register=False, on_ready=ready.put, on_error=ready.put)
+    me = this_process()
+    agent = Agent(bench.service.sibling, bench.site, me, register=False, on_ready=ready.put, on_error=ready.put)
     agent.start()
     try:
-        assert ready.get(timeout=20) == bench.service.site(bench.record.id)
-        assert any(isinstance(part, FileCleaner) for part in agent._parts) is enabled
+        assert getattr(ready.get(timeout=20), "id", None) == bench.record.id
+        assert (FileCleaner.name in agent._parts) is enabled
     finally:
         agent.stop()
