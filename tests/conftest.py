@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.processes import MARKER, reap_leftovers
 from tests.support.services import LiveService
 from tests.support.slurm import SlurmCluster, missing
+from tests.support.warm import Template
 
 CONFIGURATION = ("BALSAM_HOME", "BALSAM_URL", "BALSAM_TOKEN", "BALSAM_SITE")
 
@@ -83,11 +84,20 @@ def slurm(slurm_cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Itera
     slurm_cluster.clear()
 
 
+@pytest.fixture(scope="session")
+def template(nothing_left_running: None) -> Iterator[Template]:
+    """What services are forked from, one for each test worker, started when the first test asks for it."""
+    with closing(Template()) as template:
+        yield template
+
+
 @pytest.fixture
-def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], LiveService]]:
+def start_service(
+    template: Template, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], LiveService]]:
     """Start services: `start_service(database_url)` gives a running LiveService; all are stopped at the end."""
     with ExitStack() as stack:
-        yield lambda url: stack.enter_context(LiveService(url, tmp_path_factory.mktemp("service")))
+        yield lambda url: stack.enter_context(LiveService(url, tmp_path_factory.mktemp("service"), template=template))
 
 
 @pytest.fixture

@@ -22,18 +22,19 @@ from balsam_exec.model.jobs import Result
 from balsam_exec.model.sessions import AcquireRequest, LeasedJob, Report, SessionSpec
 from balsam_exec.model.states import JobState
 from tests.support.services import LiveService
+from tests.support.warm import Template
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def live(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, nothing_left_running: None
+    request: pytest.FixtureRequest, template: Template, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveService]:
     directory = tmp_path_factory.mktemp("api-service")
     with ExitStack() as stack:
         database = f"sqlite:///{directory / 'balsam.db'}"
         if request.param == "postgresql":
             database = stack.enter_context(request.getfixturevalue("postgres").database())
-        yield stack.enter_context(LiveService(database, directory))
+        yield stack.enter_context(LiveService(database, directory, template=template))
 
 
 @pytest.fixture

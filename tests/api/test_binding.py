@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -69,27 +69,28 @@ def test_another_configuration_is_another_client(
     found.refresh_from_db()  # an object stays with the service it came from
 
 
-def test_two_services_in_one_program(client: Client, site: Site, tmp_path: Path, echo: Any) -> None:
-    with LiveService(f"sqlite:///{tmp_path / 'other.db'}", tmp_path) as live:
-        other = Client(live.service)
-        there = other.Site.objects.create(name=site.name)
-        assert {found.name for found in other.Site.objects.all()} == {site.name}
-        app = type("There", (ApplicationDefinition,), {"site": there, "command_template": "true"})
-        job = app.submit("w")
-        assert other.Job.objects.get(app_id=app) == job
-        assert other.Job.objects.count() == 1
-        mine = echo.submit("w", words="x")
-        assert client.Job.objects.filter(site=site).count() == 1
-        assert mine != job
-        with pytest.raises(InvalidRequest, match="several services"):
-            client.Job.objects.wait([mine, job])
-        # A class with its site by name can be used with either.
-        both = type("Both", (ApplicationDefinition,), {"site": site.name, "command_template": "true"})
-        assert client.Job.objects.create(workdir="w", app_id=both).site_id == site.id
-        assert other.Job.objects.create(workdir="w", app_id=both).site_id == there.id
-        # Equal numbers do not make equal things.
-        assert other.Site.objects.get(id=there.id) == there
-        assert client.Site(name="x") != there
+def test_two_services_in_one_program(
+    client: Client, site: Site, start_service: Callable[[str], LiveService], sqlite_url: str, echo: Any
+) -> None:
+    other = Client(start_service(sqlite_url).service)
+    there = other.Site.objects.create(name=site.name)
+    assert {found.name for found in other.Site.objects.all()} == {site.name}
+    app = type("There", (ApplicationDefinition,), {"site": there, "command_template": "true"})
+    job = app.submit("w")
+    assert other.Job.objects.get(app_id=app) == job
+    assert other.Job.objects.count() == 1
+    mine = echo.submit("w", words="x")
+    assert client.Job.objects.filter(site=site).count() == 1
+    assert mine != job
+    with pytest.raises(InvalidRequest, match="several services"):
+        client.Job.objects.wait([mine, job])
+    # A class with its site by name can be used with either.
+    both = type("Both", (ApplicationDefinition,), {"site": site.name, "command_template": "true"})
+    assert client.Job.objects.create(workdir="w", app_id=both).site_id == site.id
+    assert other.Job.objects.create(workdir="w", app_id=both).site_id == there.id
+    # Equal numbers do not make equal things.
+    assert other.Site.objects.get(id=there.id) == there
+    assert client.Site(name="x") != there
 
 
 def test_sites(client: Client, site: Site) -> None:

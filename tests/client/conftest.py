@@ -9,12 +9,13 @@ from balsam_exec.client.service import Service
 from balsam_exec.model.apps import AppRecord, AppSpec, ParameterSpec
 from balsam_exec.model.sites import SiteRecord, SiteSpec
 from tests.support.services import LiveService
+from tests.support.warm import Template
 
 
 @pytest.fixture(scope="session")
-def live(tmp_path_factory: pytest.TempPathFactory, nothing_left_running: None) -> Iterator[LiveService]:
+def live(template: Template, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     directory = tmp_path_factory.mktemp("client-service")
-    with LiveService(f"sqlite:///{directory / 'balsam.db'}", directory) as service:
+    with LiveService(f"sqlite:///{directory / 'balsam.db'}", directory, template=template) as service:
         yield service
 
 

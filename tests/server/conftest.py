@@ -9,6 +9,7 @@ from tests.server.http import Http
 from tests.server.world import World
 from tests.support.postgres import PostgresServer
 from tests.support.services import LiveService
+from tests.support.warm import Template
 
 
 @pytest.fixture
@@ -21,7 +22,9 @@ def world(database_url: str) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+def live(
+    request: pytest.FixtureRequest, template: Template, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveService]:
     """A real service for all tests of a module, on each kind of database in turn."""
     directory = tmp_path_factory.mktemp("live")
     with ExitStack() as stack:
@@ -30,7 +33,7 @@ def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         else:
             postgres: PostgresServer = request.getfixturevalue("postgres")
             url = stack.enter_context(postgres.database())
-        yield stack.enter_context(LiveService(url, directory))
+        yield stack.enter_context(LiveService(url, directory, template=template))
 
 
 @pytest.fixture

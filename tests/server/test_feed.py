@@ -6,7 +6,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -156,14 +155,12 @@ def in_threads(*work: Callable[[], None]) -> None:
 
 
 @pytest.fixture
-def processes(live: LiveService, tmp_path: Any) -> Iterator[list[Http]]:
+def processes(live: LiveService, start_service: Callable[[str], LiveService]) -> list[Http]:
     """Clients of all server processes of one database: two on PostgreSQL, one on SQLite."""
-    with ExitStack() as stack:
-        https = [Http(live)]
-        if live.database.startswith("postgresql"):
-            other = stack.enter_context(LiveService(live.database, tmp_path))
-            https.append(Http(other, token=live.token))
-        yield https
+    clients = [Http(live)]
+    if live.database.startswith("postgresql"):
+        clients.append(Http(start_service(live.database), token=live.token))
+    return clients
 
 
 def test_concurrent_writers_skip_nothing_and_repeat_nothing(processes: list[Http]) -> None:

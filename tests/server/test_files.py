@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -159,13 +157,10 @@ def test_why_a_site_is_unreachable(world: World) -> None:
 
 
 @pytest.fixture
-def ends(live: LiveService, tmp_path: Path) -> Iterator[tuple[Http, Http]]:
+def ends(live: LiveService, start_service: Callable[[str], LiveService]) -> tuple[Http, Http]:
     """Who asks and the agent: on PostgreSQL at different server processes."""
-    with ExitStack() as stack:
-        other = live
-        if live.database.startswith("postgresql"):
-            other = stack.enter_context(LiveService(live.database, tmp_path))
-        yield Http(live, timeout=90), Http(other, token=live.token, timeout=90)
+    other = start_service(live.database) if live.database.startswith("postgresql") else live
+    return Http(live, timeout=90), Http(other, token=live.token, timeout=90)
 
 
 class Agent:

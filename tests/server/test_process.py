@@ -25,13 +25,13 @@ from tests.support.services import LiveService
 Start = Callable[[str], LiveService]
 
 
-def test_it_is_healthy_and_small(start_service: Start, sqlite_url: str) -> None:
-    live = start_service(sqlite_url)
-    health = Http(live, token="")("GET", "/health")
-    assert health.status == 200
-    assert health.json.keys() == {"status", "version", "database", "max_entity"}
-    assert (health.json["status"], health.json["database"]) == ("ok", "sqlite")
-    assert psutil.Process(live.pid).memory_info().rss < 120 * 2**20
+def test_it_is_healthy_and_small(sqlite_url: str, tmp_path: Path) -> None:
+    with LiveService(sqlite_url, tmp_path) as live:
+        health = Http(live, token="")("GET", "/health")
+        assert health.status == 200
+        assert health.json.keys() == {"status", "version", "database", "max_entity"}
+        assert (health.json["status"], health.json["database"]) == ("ok", "sqlite")
+        assert psutil.Process(live.pid).memory_info().rss < 120 * 2**20
 
 
 def test_it_describes_itself(start_service: Start, sqlite_url: str) -> None:

@@ -29,6 +29,7 @@ from balsam_exec.site.registration import init_site
 from balsam_exec.site.removal import matches, remove
 from tests.support.processes import wait_until
 from tests.support.services import LiveService
+from tests.support.warm import Template
 
 # --- which files
 
@@ -188,9 +189,9 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory, nothing_left_running: None) -> Iterator[LiveService]:
+def live(template: Template, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     directory = tmp_path_factory.mktemp("service")
-    with LiveService(f"sqlite:///{directory / 'balsam.db'}", directory) as service:
+    with LiveService(f"sqlite:///{directory / 'balsam.db'}", directory, template=template) as service:
         yield service
 
 
