@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from fractions import Fraction
@@ -13,9 +13,6 @@ from balsam_exec.model.base import Tags
 from balsam_exec.model.batch_jobs import BatchJobRecord, JobMode, Origin
 from balsam_exec.model.states import BatchJobState
 from balsam_exec.site.sizing import Allocation, Phase, Work
-
-#: Seconds before another allocation is requested after one that ended without having run a job, doubling to the last.
-FIRST_PAUSE, LAST_PAUSE = 15.0, 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +102,3 @@ def _allocation(record: BatchJobRecord, held: Fraction | None, own: bool, now: d
         (now - record.created).total_seconds() / 60,
         held or Fraction(0),
     )
-
-
-def pause_left(in_vain: Sequence[BatchJobRecord], now: datetime) -> float:
-    """Seconds to wait before another allocation is requested, if the last ones (the newest first) have ended without
-    having run a job: something is wrong with them, or with the jobs that they were for."""
-    if not in_vain:
-        return 0.0
-    pause = min(LAST_PAUSE, FIRST_PAUSE * 2.0 ** (len(in_vain) - 1))
-    ended = max(record.end_time or record.created for record in in_vain)
-    return max(0.0, pause - (now - ended).total_seconds())

@@ -13,17 +13,19 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice, takewhile
 from typing import Any
 
 from balsam_exec.client.pages import every
 from balsam_exec.client.service import Service
+from balsam_exec.model.allowed import Allowed
 from balsam_exec.model.backlog import Backlog, BacklogQuery
 from balsam_exec.model.base import now
 from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord, BatchJobSpec, Origin
-from balsam_exec.model.errors import Conflict, IllegalTransition, NotFound
+from balsam_exec.model.errors import Conflict, IllegalTransition, NotAllowed, NotFound
+from balsam_exec.model.events import Kind
 from balsam_exec.model.queries import FeedQuery
 from balsam_exec.model.states import BATCH_JOB_ENDED, RUNNABLE, BatchJobState
 from balsam_exec.platform.nodes import local_node
@@ -31,8 +33,9 @@ from balsam_exec.platform.schedulers import Window
 from balsam_exec.platform.schedulers.base import SchedulerUnavailable
 from balsam_exec.platform.settings import SiteSettings, SubmissionSettings
 from balsam_exec.site import sizing
-from balsam_exec.site.demand import Terms, allocations_of, pause_left, work_of
+from balsam_exec.site.demand import Terms, allocations_of, work_of
 from balsam_exec.site.part import Part
+from balsam_exec.site.restraint import Restraint, last_accepted, restraint
 from balsam_exec.site.sizing import Limits, Plan, Shape
 
 log = logging.getLogger(__name__)
@@ -42,8 +45,10 @@ _POLL = 30.0
 #: Of so many of the newest allocations that have ended is asked whether they did anything; they are looked for among
 #: so many of the site's.
 _REMEMBERED, _NEWEST = 9, 100
+#: The event of a site whose record was changed, as by `balsam site sync` and whenever an agent starts.
+_SYNCED = "updated"
 #: After these events there may be more or less to do. That jobs end is seen at the next look.
-_NEWS = [*sorted(RUNNABLE), *sorted(set(BatchJobState) - {BatchJobState.PENDING_SUBMISSION})]
+_NEWS = [*sorted(RUNNABLE), *sorted(set(BatchJobState) - {BatchJobState.PENDING_SUBMISSION}), _SYNCED]
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,16 @@ class Provisioner(Part):
 
     origin: Origin
 
-    def __init__(self, service: Service, site_id: int, settings: SubmissionSettings, terms: Terms) -> None:
+    def __init__(
+        self, service: Service, site_id: int, settings: SubmissionSettings, terms: Terms, allowed: Allowed
+    ) -> None:
         super().__init__()
         self._service = service.sibling()  # connections of its own, to be cut when it is to stop
         self._site_id = site_id
         self._settings = settings
         self._terms = terms
+        self._most = allowed.max_queued_jobs(settings.submit_queue)
+        self._told = ""  #: why nothing is requested
 
     @abstractmethod
     def plan(self, facts: Facts) -> Plan:
@@ -77,13 +86,21 @@ class Provisioner(Part):
         while not self.stopped:
             cursor = self._service.feed(FeedQuery()).cursor  # from here on nothing is missed
             facts = self._look()
-            pause = self._carry_out(self.plan(facts), facts.now)
+            pause = self._carry_out(self.plan(facts), facts)
             quiet = not facts.backlog.runnable and not facts.living
             self._await_news(cursor, math.inf if quiet else pause or self._settings.service_period)
 
     def stop(self) -> None:
         super().stop()
         self._service.close()
+
+    def _room(self, wanted: int, facts: Facts) -> int:
+        """For how many of its allocations its queue has room, of so many that it wants."""
+        if self._most is None:
+            return wanted
+        queue = self._settings.submit_queue
+        others = sum(record.queue == queue and record.origin != self.origin for record in facts.living)
+        return max(0, min(wanted, self._most - others))
 
     def _look(self) -> Facts:
         tags = [f"{key}:{value}" for key, value in self._settings.filter_tags.items()]
@@ -94,7 +111,7 @@ class Provisioner(Part):
     def _batch_jobs(self, **lookups: Any) -> Iterator[BatchJobRecord]:
         return every(self._service.batch_jobs, site_id=[self._site_id], **lookups)
 
-    def _carry_out(self, plan: Plan, at: datetime) -> float:
+    def _carry_out(self, plan: Plan, facts: Facts) -> float:
         """Do what is planned. Seconds until what could not be requested yet may be, 0 if nothing is left to do."""
         for batch_job_id in plan.delete:
             log.info("%s: taking back batch job %d", self.name, batch_job_id)
@@ -104,28 +121,48 @@ class Provisioner(Part):
                 log.info("%s: batch job %d: %s", self.name, batch_job_id, error)  # it has just ended
         if not plan.create:
             return 0.0
-        in_vain = list(takewhile(self._was_in_vain, islice(self._own_ended(), _REMEMBERED)))
-        if pause := pause_left(in_vain, at):
-            ids = ", ".join(str(record.id) for record in in_vain)
-            log.warning("%s: batch jobs %s ran no job; trying again in %.0f s", self.name, ids, pause)
-            return pause
-        for shape in plan.create:
-            self._request(shape)
+        if held := self._restraint(facts):
+            self._tell(held)
+            return held.seconds
+        self._told = ""
+        try:
+            for shape in plan.create:
+                self._request(shape)
+        except NotAllowed as error:  # the site's record says other than our settings, or somebody was quicker
+            log.warning("%s: %s", self.name, error)
         return 0.0
 
-    def _own_ended(self) -> Iterator[BatchJobRecord]:
-        """The allocations that it requested and that ran or were refused, the newest first."""
-        page = self._service.batch_jobs(
+    def _tell(self, held: Restraint) -> None:
+        if held.reason != self._told:
+            again = "" if math.isinf(held.seconds) else f"; trying again in {held.seconds:.0f} s"
+            log.warning("%s: %s%s", self.name, held.reason, again)
+        self._told = held.reason
+
+    def _restraint(self, facts: Facts) -> Restraint | None:
+        ended = self._service.batch_jobs(
             site_id=[self._site_id], state=list(BATCH_JOB_ENDED), ordering="-id", limit=_NEWEST
-        )
-        for record in page.results:
-            never_ran = record.state is BatchJobState.FINISHED and record.start_time is None
-            if record.origin == self.origin and not never_ran:
-                yield record
+        ).results
+        own = filter(self._ran_or_was_refused, ended)
+        in_vain = list(takewhile(self._was_in_vain, islice(own, _REMEMBERED)))
+        if not in_vain:
+            return None
+        moments = [last_accepted([*facts.living, *ended]), self._last_synced()]
+        return restraint(in_vain, max((at for at in moments if at is not None), default=None), facts.now)
+
+    def _ran_or_was_refused(self, record: BatchJobRecord) -> bool:
+        never_ran = record.state is BatchJobState.FINISHED and record.start_time is None
+        return record.origin == self.origin and not never_ran
 
     def _was_in_vain(self, record: BatchJobRecord) -> bool:
         refused = record.state is BatchJobState.SUBMIT_FAILED
         return refused or not self._service.count_jobs(batch_job_id=[record.id])
+
+    def _last_synced(self) -> datetime | None:
+        """When the site's settings were brought to the service last."""
+        found = self._service.events(
+            kind=[Kind.SITE], subject_id=[self._site_id], to_state=[_SYNCED], ordering="-id", limit=1
+        ).results
+        return found[0].timestamp if found else None
 
     def _request(self, shape: Shape) -> None:
         settings = self._settings
@@ -167,11 +204,12 @@ class ElasticQueue(Provisioner):
         site_id: int,
         settings: SubmissionSettings,
         terms: Terms,
+        allowed: Allowed,
         limits: Limits,
         windows: Callable[[], Sequence[Window]] | None,
     ) -> None:
         """`windows` tells of nodes to be filled (backfill); None: they are not."""
-        super().__init__(service, site_id, settings, terms)
+        super().__init__(service, site_id, settings, terms, allowed)
         self._limits = limits
         self._windows = windows
         self._beyond = 0  #: jobs of which has been told that they fit no allocation
@@ -179,7 +217,8 @@ class ElasticQueue(Provisioner):
     def plan(self, facts: Facts) -> Plan:
         work = work_of(facts.backlog.runnable, self._terms)
         living = allocations_of(facts.living, facts.backlog.held, self.origin, self._terms, facts.now)
-        found = sizing.plan(work, living, self._limits, self._gaps() if work else ())
+        limits = replace(self._limits, max_queued_jobs=self._room(self._limits.max_queued_jobs, facts))
+        found = sizing.plan(work, living, limits, self._gaps() if work else ())
         beyond = found.beyond_limits
         if beyond and beyond != self._beyond:
             log.warning("%s: %d jobs want more nodes or time than its limits allow", self.name, beyond)
@@ -209,9 +248,16 @@ class QueueMaintainer(Provisioner):
     origin = "queue_maintainer"
 
     def __init__(
-        self, service: Service, site_id: int, settings: SubmissionSettings, terms: Terms, wanted: int, shape: Shape
+        self,
+        service: Service,
+        site_id: int,
+        settings: SubmissionSettings,
+        terms: Terms,
+        allowed: Allowed,
+        wanted: int,
+        shape: Shape,
     ) -> None:
-        super().__init__(service, site_id, settings, terms)
+        super().__init__(service, site_id, settings, terms, allowed)
         self._wanted = wanted
         self._shape = shape
 
@@ -219,7 +265,7 @@ class QueueMaintainer(Provisioner):
         if not work_of(facts.backlog.runnable, self._terms):
             return Plan()
         living = allocations_of(facts.living, facts.backlog.held, self.origin, self._terms, facts.now)
-        return sizing.shortfall(self._wanted, self._shape, living)
+        return sizing.shortfall(self._room(self._wanted, facts), self._shape, living)
 
 
 def provisioners(
@@ -231,11 +277,12 @@ def provisioners(
         limits = Limits(**{name: getattr(elastic, name) for name in Limits.__slots__})
         terms = _terms(settings, elastic, limits.shortest)
         gaps = windows if elastic.use_backfill else None
-        found.append(ElasticQueue(service, site_id, elastic, terms, limits, gaps))
+        found.append(ElasticQueue(service, site_id, elastic, terms, settings.allowed, limits, gaps))
     if (kept := settings.queue_maintainer).enabled:
         shape = Shape(kept.num_nodes, kept.wall_time_min)
         terms = _terms(settings, kept, kept.wall_time_min)
-        found.append(QueueMaintainer(service, site_id, kept, terms, kept.num_queued_jobs, shape))
+        wanted = kept.num_queued_jobs
+        found.append(QueueMaintainer(service, site_id, kept, terms, settings.allowed, wanted, shape))
     return found
 
 

@@ -12,7 +12,7 @@ import pytest
 from balsam_exec.model.backlog import HeldGroup, JobGroup
 from balsam_exec.model.batch_jobs import BatchJobRecord
 from balsam_exec.model.states import BatchJobState
-from balsam_exec.site.demand import Terms, allocations_of, pause_left, work_of
+from balsam_exec.site.demand import Terms, allocations_of, work_of
 from balsam_exec.site.sizing import Allocation, Phase, Work
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -137,16 +137,3 @@ def test_an_allocation_for_more_than_ours_counts() -> None:
     assert allocation(origin="user", filter_tags={"a": "1"}, terms=narrow) is not None
     assert allocation(origin="user", job_mode="serial", terms=narrow) is not None
     assert allocation(origin="user", filter_tags={"a": "2"}, terms=narrow) is None
-
-
-@pytest.mark.parametrize(("number", "pause"), [(0, 0), (1, 15), (2, 30), (5, 240), (9, 3600), (100, 3600)])
-def test_pauses_grow(number: int, pause: float) -> None:
-    ended = NOW - timedelta(seconds=10)
-    in_vain = [record(state=BatchJobState.FINISHED, end_time=ended - timedelta(hours=n)) for n in range(number)]
-    assert pause_left(in_vain, NOW) == max(0, pause - 10)
-    assert pause_left(in_vain, NOW + timedelta(hours=2)) == 0
-
-
-def test_what_the_scheduler_refused_ended_when_it_was_made() -> None:
-    refused = record(state=BatchJobState.SUBMIT_FAILED, created=NOW - timedelta(seconds=5))
-    assert pause_left([refused], NOW) == 10

@@ -12,15 +12,16 @@ import pytest
 from balsam_exec.client.service import Service
 from balsam_exec.model.apps import AppSpec
 from balsam_exec.model.base import now
-from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord
+from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord, BatchJobSpec
 from balsam_exec.model.jobs import JobSpec
 from balsam_exec.model.sessions import AcquireRequest, Report, SessionSpec
-from balsam_exec.model.sites import SiteSpec
+from balsam_exec.model.sites import SitePatch, SiteSpec
 from balsam_exec.model.states import BatchJobState, JobState
 from balsam_exec.platform.schedulers import Window
 from balsam_exec.platform.schedulers.base import SchedulerUnavailable
 from balsam_exec.platform.settings import SiteSettings
 from balsam_exec.site.elastic import Provisioner, provisioners
+from balsam_exec.site.restraint import MAX_REFUSALS
 from tests.support.processes import wait_until
 from tests.support.services import LiveService
 
@@ -41,15 +42,18 @@ class Bench:
         self.stack = ExitStack()
 
     def start(
-        self, section: str = "elastic_queue", windows: Callable[[], list[Window]] = no_windows, **fields: Any
+        self,
+        section: str = "elastic_queue",
+        windows: Callable[[], list[Window]] = no_windows,
+        allowed: dict[str, Any] | None = None,
+        **fields: Any,
     ) -> Provisioner:
         """Parts of an agent whose settings have this section."""
         values = {"enabled": True, "quiet_sec": 0.1, "service_period": 0.2, "max_num_nodes": 10, "max_queued_jobs": 5}
         if section == "queue_maintainer":
             values = {key: value for key, value in values.items() if not key.startswith("max_")}
-        settings = SiteSettings.model_validate(
-            {"name": "here", "scheduler": "slurm", "cores": 8, section: {**values, **fields}}
-        )
+        site = {"name": "here", "scheduler": "slurm", "cores": 8, "allowed_queues": allowed or {}}
+        settings = SiteSettings.model_validate({**site, section: {**values, **fields}})
         [part] = provisioners(self.service, self.site, settings, windows)
         part.start()
         self.stack.callback(self.stop, part)
@@ -187,6 +191,43 @@ def test_one_that_the_scheduler_refused_neither(bench: Bench, caplog: pytest.Log
     bench.patch(bench.requested()[0], B.SUBMIT_FAILED)
     wait_until(lambda: "ran no job" in caplog.text, 20, "it to be told")
     assert stays(bench)
+
+
+def test_after_many_refusals_it_waits_for_help(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.submit(1)
+    spec = BatchJobSpec(site_id=bench.site, num_nodes=1, wall_time_min=35, origin="elastic_queue")
+    for _ in range(MAX_REFUSALS):
+        refused = bench.service.create_batch_job(spec)
+        bench.patch(refused, B.SUBMIT_FAILED, end_time=now(), status_info={"error": "no such account"})
+    bench.start()
+    wait_until(lambda: "refused the last 6 requests (no such account)" in caplog.text, 20, "it to be told")
+    assert stays(bench)
+    bench.service.patch_site(bench.site, SitePatch(hostname="login1"))  # as `balsam site sync` does
+    wait_until(lambda: len(bench.requested()) == MAX_REFUSALS + 1, 20, "another request")
+    assert caplog.text.count("refused the last 6 requests") == 1
+
+
+def test_a_queue_that_is_full_is_asked_for_nothing(bench: Bench) -> None:
+    limits = {"debug": {"max_queued_jobs": 2, "max_nodes": 10}}
+    bench.service.patch_site(bench.site, SitePatch.model_validate({"allowed_queues": limits}))
+    spec = BatchJobSpec(site_id=bench.site, num_nodes=1, wall_time_min=5, queue="debug", filter_tags={"a": "b"})
+    mine = [bench.service.create_batch_job(spec) for _ in range(2)]
+    bench.start(allowed=limits, submit_queue="debug", max_queued_jobs=2)
+    bench.submit(1)
+    assert stays(bench)
+    bench.patch(mine[0], B.FINISHED, end_time=now())
+    wait_until(lambda: len(bench.requested()) == 3, 20, "its request")
+    assert bench.requested()[-1].origin == "elastic_queue"
+
+
+def test_what_the_service_does_not_allow_is_told(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """The record of the site may be another one than its settings."""
+    bench.service.patch_site(bench.site, SitePatch.model_validate({"allowed_projects": ["md"]}))
+    bench.start()
+    bench.submit(1)
+    wait_until(lambda: "project 'local' is not among its projects: md" in caplog.text, 20, "it to be told")
+    bench.service.patch_site(bench.site, SitePatch.model_validate({"allowed_projects": []}))
+    bench.wait_shapes((1, 35, B.PENDING_SUBMISSION))
 
 
 def test_one_that_ran_a_job_is(bench: Bench) -> None:
