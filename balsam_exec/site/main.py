@@ -34,7 +34,7 @@ DRAIN = signal.SIGUSR1
 #: Seconds that a request is tried before the agent says that the service is away; it then goes on trying.
 _DEADLINE = 10.0
 #: Seconds for allocations to end when draining, beyond the grace that their processes have.
-_DRAIN_MARGIN = 10.0
+DRAIN_MARGIN = 10.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -98,7 +98,7 @@ def serve(
         )
         agent.start()
         drain = control.wait(agent.reload)
-        agent.stop(settings.cancel_grace_sec + _DRAIN_MARGIN if drain else None)
+        agent.stop(settings.cancel_grace_sec + DRAIN_MARGIN if drain else None)
     if control.error is not None:
         raise control.error
     return 0

@@ -6,9 +6,13 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from balsam_exec.platform.settings.site import FILE_NAME, SiteSettings
-from balsam_exec.platform.settings.text import job_template, settings_text
+from balsam_exec.platform.settings.text import job_template, scalar, settings_text
+
+if TYPE_CHECKING:
+    from balsam_exec.platform.platforms import Platform
 
 
 class SiteDirectory:
@@ -30,20 +34,31 @@ class SiteDirectory:
     def settings(self) -> SiteSettings:
         return SiteSettings.load(self.path)
 
-    def create(self, name: str, site_id: int | None = None) -> None:
-        """Make it a site: settings.yml, job-template.sh, data/, log/, qsubmit/. What is there already stays."""
+    def create(self, name: str, site_id: int | None = None, platform: Platform | None = None) -> None:
+        """Make it a site: settings.yml, job-template.sh, data/, log/, qsubmit/. What is there already stays. With the
+        defaults, or as a platform has it."""
         for directory in (self.data, self.log, self.qsubmit):
             directory.mkdir(parents=True, exist_ok=True)
+        directives, setup = (platform.directives, platform.setup) if platform else ([], "")
+        settings = (platform.settings_of if platform else SiteSettings)(name=name, site_id=site_id)
         if not self.job_template.exists():
-            self.job_template.write_text(job_template())
+            self.job_template.write_text(job_template(directives, setup))
         if not self.exists:
-            self._write(settings_text(SiteSettings(name=name, site_id=site_id)))
+            self._write(settings_text(settings))
 
     def record_id(self, site_id: int) -> None:
-        """Set `site_id` in settings.yml, leaving every other line, comments too, as its owner wrote it."""
+        """Set `site_id` in settings.yml."""
+        self._set("site_id", str(site_id))
+
+    def record_name(self, name: str) -> None:
+        """Set `name` in settings.yml."""
+        self._set("name", scalar(name))
+
+    def _set(self, key: str, value: str) -> None:
+        """Leaving every other line, comments too, as its owner wrote it."""
         text = self.settings_file.read_text()
-        line = f"site_id: {site_id}"
-        changed, count = re.subn(r"^site_id:.*$", line, text, count=1, flags=re.MULTILINE)
+        line = f"{key}: {value}"
+        changed, count = re.subn(rf"^{key}:.*$", lambda _: line, text, count=1, flags=re.MULTILINE)
         self._write(changed if count else f"{text.rstrip()}\n{line}\n")
 
     def _write(self, text: str) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from balsam_exec.model.allowed import Allowed, QueueLimits
 from balsam_exec.model.base import Id, Name
 from balsam_exec.model.errors import ConfigurationError
 from balsam_exec.model.jobs import Affinity
-from balsam_exec.platform.mpi import Launcher
+from balsam_exec.platform.mpi import check_launcher, check_template
 from balsam_exec.platform.settings.sections import (
     ElasticQueueSettings,
     FileCleanerSettings,
@@ -40,7 +40,10 @@ class SiteSettings(BaseModel):
     idle_ttl_sec: int = Field(default=60, ge=0)
     #: Whether jobs are bound to cores of their own ("depth") where their launch_params do not say.
     cpu_affinity: Affinity = "none"
-    mpi_launcher: Launcher = "mpiexec"  #: the program that starts the ranks of jobs
+    #: What starts the ranks of jobs: "mpiexec", "srun", or a Jinja2 template of its words.
+    mpi_launcher: Annotated[str, AfterValidator(check_launcher)] = "mpiexec"
+    #: A template of the words that start a launcher on each node; None: srun in Slurm, else as `mpi_launcher` has it.
+    node_launcher: Annotated[str, AfterValidator(check_template)] | None = None
     #: Seconds between the SIGTERM that ends an allocation and the SIGKILL of what is left of it.
     cancel_grace_sec: float = Field(default=30, ge=0, le=86_400)
     #: Seconds between two looks at the queue of a batch scheduler (not "local", which tells by itself).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -10,6 +11,8 @@ import yaml
 
 from balsam_exec.platform.settings.site import SiteSettings
 
+#: Lines of job-template.sh: those for the batch scheduler, and the last.
+_DIRECTIVES, _LAUNCH = "{{ directives }}\n", "exec {{ launcher }}\n"
 _TEMPLATES = resources.files(__package__) / "templates"
 
 
@@ -34,6 +37,9 @@ def scalar(value: object) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
 
 
-def job_template() -> str:
-    """The job-template.sh of a site."""
-    return (_TEMPLATES / "job-template.sh").read_text(encoding="utf-8")
+def job_template(directives: Sequence[str] = (), setup: str = "") -> str:
+    """A job-template.sh, with more lines for the batch scheduler and shell commands before the launcher."""
+    text = (_TEMPLATES / "job-template.sh").read_text(encoding="utf-8")
+    more = "".join(f"{line}\n" for line in directives)
+    commands = f"{setup}\n" if setup else ""
+    return text.replace(_DIRECTIVES, _DIRECTIVES + more, 1).replace(_LAUNCH, commands + _LAUNCH, 1)
