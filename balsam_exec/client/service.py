@@ -355,9 +355,12 @@ class Service:
         key = key or uuid.uuid4().hex
         return self._call(Acquired, "POST", path, _dump(request), key=key, timeout=patience).jobs
 
-    def report(self, session_id: int, reports: Sequence[Report]) -> None:
-        """Raises StaleLease, with `detail["job_ids"]`, when some leases are over; then none of it was recorded."""
-        body = ReportBatch(reports=list(reports)).model_dump_json(exclude_defaults=True).encode()
+    def report(self, session_id: int, reports: Sequence[Report], widen: bool = False) -> None:
+        """Raises StaleLease, with `detail["job_ids"]`, when some leases are over; then none of it was recorded.
+
+        With `widen` an acquire of the session that waits is answered, so that it can ask for more.
+        """
+        body = ReportBatch(reports=list(reports), widen=widen).model_dump_json(exclude_defaults=True).encode()
         self._tell("POST", f"/sessions/{session_id}/report", body, idempotent=True)
 
     def heartbeat(self, session_id: int, heard: Heartbeat | None = None) -> SessionOrders:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from balsam_exec.launcher.placement import Placement
 from balsam_exec.model.jobs import Result
-from balsam_exec.model.sessions import LeasedJob, Report
+from balsam_exec.model.sessions import AcquireRequest, LeasedJob, Report, Room
 from balsam_exec.model.states import JobState
 
 # --- what happens
@@ -104,10 +104,30 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """Ask for jobs; answer with Arrived."""
+    """Ask for jobs; answer with Arrived. The fields of the same names are those of AcquireRequest."""
 
     max_jobs: int
-    max_wall_time_min: int | None
+    max_wall_time_min: int | None = None
+    max_aggregate_nodes: float | None = None
+    claims: bool = False  #: room is made for what comes; if nothing comes, the answer comes at once
+    min_nodes: int = 1
+    min_wait_sec: float = 0
+    narrow: bool = False  #: only for what has a place beside what runs; then these, too
+    max_nodes: int = 0
+    max_gpus_per_node: float = 0
+    max_cores_per_node: int | None = None
+    min_packing_count: int = 1
+
+    def request(self, room: Room, timeout: float) -> AcquireRequest:
+        """Of a launcher with that room, which waits for an answer for so many seconds."""
+        fields = room.model_dump() | asdict(self)
+        for ours in ("claims", "narrow"):
+            del fields[ours]
+        if self.narrow:
+            fields["max_gpus_per_node"] = min(room.max_gpus_per_node, self.max_gpus_per_node)
+        else:
+            fields |= {"max_nodes": room.max_nodes, "max_gpus_per_node": room.max_gpus_per_node}
+        return AcquireRequest(**fields, timeout=0 if self.claims else timeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +135,7 @@ class Send:
     """Report; answer with Delivered, Stale or Refused."""
 
     reports: tuple[Report, ...]
+    widen: bool = False  #: the service is to answer the Acquire that waits
 
 
 @dataclass(frozen=True, slots=True)

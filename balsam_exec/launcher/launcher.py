@@ -30,7 +30,7 @@ from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.base import MAX_ENTITY, Tags
 from balsam_exec.model.errors import BalsamError, ConfigurationError, NotFound
 from balsam_exec.model.jobs import Affinity
-from balsam_exec.model.sessions import AcquireRequest, LeasedJob, Room, SessionRecord
+from balsam_exec.model.sessions import LeasedJob, Room, SessionRecord
 from balsam_exec.platform import mpi
 from balsam_exec.platform.cpus import Core
 from balsam_exec.platform.gpus import gpu_environment
@@ -123,15 +123,10 @@ class Launcher:
             case Kill(job_id, signum):
                 if not (self._commands.kill(job_id, signum) or self._python.kill(job_id, signum)):
                     self._preambles.kill(job_id)
-            case Send(reports):
-                self._link.report(reports)
-            case Acquire(max_jobs, max_wall_time_min):
-                self._link.acquire(self._request(max_jobs, max_wall_time_min))
-
-    def _request(self, max_jobs: int, max_wall_time_min: int | None) -> AcquireRequest:
-        timeout = min(_POLL, self._session.ttl_sec / 2)
-        room = self._mission.room.model_dump()
-        return AcquireRequest(max_jobs=max_jobs, max_wall_time_min=max_wall_time_min, timeout=timeout, **room)
+            case Send(reports, widen):
+                self._link.report(reports, widen)
+            case Acquire():
+                self._link.acquire(action.request(self._mission.room, min(_POLL, self._session.ttl_sec / 2)))
 
     def _start(self, start: Start) -> None:
         job = start.job

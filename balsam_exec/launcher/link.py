@@ -32,7 +32,7 @@ class LauncherService(Protocol):
 
     def acquire(self, session_id: int, request: AcquireRequest, key: str) -> list[LeasedJob]: ...
 
-    def report(self, session_id: int, reports: Sequence[Report]) -> None: ...
+    def report(self, session_id: int, reports: Sequence[Report], widen: bool = False) -> None: ...
 
     def heartbeat(self, session_id: int, heard: Heartbeat) -> SessionOrders: ...
 
@@ -53,7 +53,7 @@ class Link:
         self._post = post
         self._stopped = threading.Event()
         self._requests: SimpleQueue[AcquireRequest] = SimpleQueue()
-        self._batches: SimpleQueue[Sequence[Report]] = SimpleQueue()
+        self._batches: SimpleQueue[tuple[Sequence[Report], bool]] = SimpleQueue()
         for work in (self._acquire, self._report, self._keep_alive):
             threading.Thread(target=self._guarded, args=(work,), name=work.__name__, daemon=True).start()
 
@@ -61,9 +61,9 @@ class Link:
         """Answered by Arrived, or by Lost."""
         self._requests.put(request)
 
-    def report(self, reports: Sequence[Report]) -> None:
-        """Answered by Delivered, Stale or Refused, or by Lost."""
-        self._batches.put(reports)
+    def report(self, reports: Sequence[Report], widen: bool = False) -> None:
+        """Answered by Delivered, Stale or Refused, or by Lost. With `widen` an acquire that waits is answered, too."""
+        self._batches.put((reports, widen))
 
     def stop(self) -> None:
         """Ask nothing more. The threads are daemons: nobody waits for a long poll to come back."""
@@ -101,9 +101,9 @@ class Link:
         return app.digest
 
     def _report(self) -> None:
-        batch = self._batches.get()
+        batch, widen = self._batches.get()
         try:
-            self._persist(lambda: self._service.report(self._session.id, batch))
+            self._persist(lambda: self._service.report(self._session.id, batch, widen))
         except StaleLease as error:
             self._post(Stale(frozenset(error.detail["job_ids"])))
         except InvalidRequest as error:

@@ -45,6 +45,9 @@ class Need:
         return self.ranks * (self.gpus * WHOLE + self.gpu_part)
 
 
+#: The least that any job takes of a node: more of them may not share one.
+_LEAST = WHOLE // 1_000_000
+
 #: A job of which as many fit on a node as it has cores.
 SERIAL = Need(nodes=1, cores=1, occupancy=0)
 
@@ -113,6 +116,46 @@ def room(nodes: Sequence[Node], need: Need) -> int:
     while need.nodes > 1 and (fewer := sum(min(each, count) for each in copies) // need.nodes) < count:
         count = fewer  # each of them has a node but once
     return count
+
+
+class Vacancy(NamedTuple):
+    """What is free, in a few numbers: a job that asks for more than these surely has no place now."""
+
+    nodes: int = 0  #: on so many of them; 0: nothing is free
+    packing: int = 1  #: the least node_packing_count
+    cores: int | None = 1  #: on a node, at least one, which may be shared; None: even more than it has
+    gpus: int = 0  #: on a node, in units of WHOLE
+    aggregate: float = 0.0  #: of all nodes together, so many
+
+    def or_for(self, need: Need) -> Vacancy:
+        """With what such a job leaves when it ends."""
+        return self._replace(
+            nodes=max(self.nodes, need.nodes),
+            packing=min(self.packing, WHOLE // need.occupancy) if self.nodes else WHOLE // need.occupancy,
+            cores=None if self.cores is None else max(self.cores, need.cores),
+            gpus=max(self.gpus, need.gpu_units),
+        )
+
+
+def is_any_free(nodes: Sequence[Node]) -> bool:
+    return any(node.occupancy >= _LEAST for node in nodes)
+
+
+def vacancy(nodes: Sequence[Node]) -> Vacancy:
+    """What is free now."""
+    if not is_any_free(nodes):
+        return Vacancy()
+    emptiest = max(node.occupancy for node in nodes)
+    packing = WHOLE // (emptiest + 1) + 1
+    alike = [node for node in nodes if node.occupancy >= WHOLE // packing]
+    is_empty = any(node.occupancy == WHOLE and node.cores.bit_count() == node.spec.cores for node in alike)
+    return Vacancy(
+        nodes=len(alike),
+        packing=packing,
+        cores=None if is_empty else max(1, *(node.cores.bit_count() for node in alike)),
+        gpus=max(sum(node.gpus) for node in alike),
+        aggregate=sum(node.occupancy for node in nodes) / WHOLE,
+    )
 
 
 def occupy(nodes: tuple[Node, ...], placement: Placement) -> tuple[Node, ...]:

@@ -51,9 +51,17 @@ class SessionOrders(SessionRecord):
 
 
 class AcquireRequest(Room):
-    """What a launcher has room for now. Waits up to `timeout` seconds for the first runnable job."""
+    """What a launcher has room for now. Waits up to `timeout` seconds for the first runnable job.
+
+    The first job only has to fit by itself; more are given as long as all of them fit together.
+    """
 
     max_jobs: int = Field(ge=1, le=MAX_BULK)
+    max_aggregate_nodes: float | None = Field(default=None, ge=0)  #: the sum of num_nodes / node_packing_count
+    max_cores_per_node: int | None = Field(default=None, ge=1)  #: of each job
+    min_packing_count: int = Field(default=1, ge=1, le=1_000_000)  #: no more than so much of a node is free
+    min_nodes: int = Field(default=1, ge=1)  #: more than 1: only jobs of so many nodes, and the oldest first
+    min_wait_sec: float = Field(default=0, ge=0)  #: only jobs that nobody has taken for so long
     max_wall_time_min: int | None = Field(default=None, ge=0)  #: time left; None: no limit
     timeout: float = Field(default=0, ge=0, le=60)
 
@@ -94,3 +102,4 @@ class Report(Wire):
 
 class ReportBatch(Wire):
     reports: list[Report] = Field(max_length=MAX_BULK)
+    widen: bool = False  #: answer the acquire of the session that waits: there is room for more than it asks for

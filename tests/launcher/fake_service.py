@@ -34,6 +34,7 @@ class FakeService:
         self.requests: list[AcquireRequest] = []
         self.kill: dict[int, int] = {}  #: orders to kill: job id -> epoch
         self.heartbeats = 0
+        self.widenings = 0  #: reports that had the waiting acquire answered
         self.closed = False
         self.fault: BalsamError | None = None  #: what every call raises
         self.report_fault: Callable[[Sequence[Report]], None] = lambda reports: None
@@ -108,7 +109,8 @@ class FakeService:
             self.requests.append(request)
             self._changed.notify_all()
             deadline = time.monotonic() + request.timeout
-            while not self.waiting and (left := deadline - time.monotonic()) > 0:
+            widenings = self.widenings
+            while not self.waiting and widenings == self.widenings and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
                 self._check(session_id)
             found, self.waiting = self.waiting[: request.max_jobs], self.waiting[request.max_jobs :]
@@ -120,7 +122,7 @@ class FakeService:
                 raise ServiceUnavailable("the answer was lost")
             return found
 
-    def report(self, session_id: int, reports: Sequence[Report]) -> None:
+    def report(self, session_id: int, reports: Sequence[Report], widen: bool = False) -> None:
         with self._changed:
             self._check(session_id)
             self.report_fault(reports)
@@ -128,6 +130,7 @@ class FakeService:
             if stale:
                 raise StaleLease("these leases are over", job_ids=sorted(stale))
             self.batches.append(list(reports))
+            self.widenings += widen
             for report in reports:
                 self._record(report)
             self._changed.notify_all()

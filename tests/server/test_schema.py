@@ -165,7 +165,7 @@ def busy(world: World) -> World:
 
 def test_runnable_jobs_come_from_their_partial_index(busy: World) -> None:
     request = AcquireRequest(max_jobs=10, max_nodes=1)
-    shown = plans(busy, leases.lease, busy.site, busy.open(), request, 10**9, 10**6)
+    shown = plans(busy, leases.lease, busy.site, busy.open(), request, leases.Bounds(busy.now, 10**9, 10**6))
     assert "ix_jobs_runnable" in shown
     assert not re.search(r"SCAN jobs|Seq Scan on jobs|TEMP B-TREE", shown), shown
     assert "Sort" not in shown

@@ -22,7 +22,7 @@ from balsam_exec.server.auth import User
 from balsam_exec.server.routes.http import Body, Key, PathId, QueryString, answer, described, empty, read_bytes, runtime
 from balsam_exec.server.routes.waiting import until_found
 from balsam_exec.server.service import leases, sessions
-from balsam_exec.server.service.unit import orders_for, work_at
+from balsam_exec.server.service.unit import orders_for, room_of, work_at
 
 router = APIRouter(prefix="/sessions", tags=["sessions"])
 
@@ -78,7 +78,7 @@ async def close_session(request: Request, session_id: PathId, user: User) -> Res
 
 @router.post("/{session_id}/acquire", **described(Acquired, body=ACQUIRE))
 async def acquire(request: Request, session_id: PathId, user: User, key: Key = None) -> Response:
-    """Lease runnable jobs; waits up to `timeout` seconds for the first.
+    """Lease runnable jobs; waits up to `timeout` seconds for the first, or until a report of the session says `widen`.
 
     With an `Idempotency-Key` a request whose answer was lost can be repeated, and gives the same jobs.
     """
@@ -86,6 +86,7 @@ async def acquire(request: Request, session_id: PathId, user: User, key: Key = N
     app = runtime(request)
     drained = request.app.state.drained
     asked = leases.Asked.by(user, wanted, key)
+    begin, room = app.hub.generation, room_of(session_id)
 
     async def attempt() -> leases.Lease:
         generation = app.hub.generation
@@ -97,8 +98,8 @@ async def acquire(request: Request, session_id: PathId, user: User, key: Key = N
         app.hub,
         wanted.timeout,
         attempt,
-        found=lambda lease: bool(lease.jobs),
-        topics=lambda lease: [work_at(lease.site_id)],
+        found=lambda lease: bool(lease.jobs) or not app.hub.quiet_since(begin, [room]),
+        topics=lambda lease: [work_at(lease.site_id), room],
         at_least_every=lambda lease: lease.ttl_sec / 3,
         request=request,
         known=drained.known(session_id, asked) if wanted.timeout else None,
@@ -112,5 +113,5 @@ async def report(request: Request, session_id: PathId, user: User) -> Response:
     batch = await REPORT.read(request)
     app = runtime(request)
     write = app.write_brief if len(batch.reports) <= BRIEF else app.write
-    await write(leases.report, user, session_id, batch.reports)
+    await write(leases.report, user, session_id, batch.reports, batch.widen)
     return empty()

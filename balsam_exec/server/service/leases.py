@@ -13,7 +13,7 @@ from balsam_exec.model.states import RUNNABLE, WAITING, Actor, JobState, check
 from balsam_exec.server.hub import Hub
 from balsam_exec.server.service.moves import Moves
 from balsam_exec.server.service.sizes import check_size
-from balsam_exec.server.service.unit import Unit, work_at
+from balsam_exec.server.service.unit import Unit, room_of, work_at
 from balsam_exec.server.store import jobs as job_store
 from balsam_exec.server.store import leases as store
 from balsam_exec.server.store.jobs import JobRow
@@ -61,7 +61,8 @@ class Asked(NamedTuple):
 
     @classmethod
     def by(cls, owner_id: int, request: AcquireRequest, key: str | None) -> Self:
-        return cls(owner_id, request.model_copy(update={"max_jobs": 1, "timeout": 0.0}), key)
+        whatever = {"max_jobs": 1, "max_aggregate_nodes": None, "timeout": 0.0}
+        return cls(owner_id, request.model_copy(update=whatever), key)
 
 
 class Drained:
@@ -140,7 +141,8 @@ def acquire(unit: Unit, owner_id: int, session_id: int, request: AcquireRequest,
     if key is not None and session.acquire_key == key:
         ids, drained = session.acquired_ids or [], False
     else:
-        ids, drained = store.lease(unit.connection, session.site_id, session_id, request, BUDGET, unit.max_entity)
+        bounds = store.Bounds(unit.now, BUDGET, unit.max_entity)
+        ids, drained = store.lease(unit.connection, session.site_id, session_id, request, bounds)
         if ids and key is not None:
             store.remember(unit.connection, session_id, key, ids)
     jobs = store.leased(unit.connection, session_id, ids) if ids else []
@@ -149,8 +151,8 @@ def acquire(unit: Unit, owner_id: int, session_id: int, request: AcquireRequest,
     return Lease(jobs, session.site_id, session.ttl / 1_000_000, drained)
 
 
-def report(unit: Unit, owner_id: int, session_id: int, reports: Sequence[Report]) -> None:
-    """Record what happened to leased jobs; all of it, or nothing.
+def report(unit: Unit, owner_id: int, session_id: int, reports: Sequence[Report], widen: bool = False) -> None:
+    """Record what happened to leased jobs; all of it, or nothing. With `widen` wake the acquire that waits.
 
     Raises StaleLease naming the jobs whose lease is over, IllegalTransition, TooLarge, NotFound (the session).
     """
@@ -174,6 +176,8 @@ def report(unit: Unit, owner_id: int, session_id: int, reports: Sequence[Report]
         raise StaleLease(f"these jobs no longer belong to session {session_id}: {listed}", job_ids=sorted(stale))
     moves.flush()
     job_store.insert_results(unit.connection, results)
+    if widen:
+        unit.topics.add(room_of(session_id))
 
 
 def _apply(moves: Moves, job: JobRow, item: Report, batch_job_id: int | None) -> tuple[Any, ...] | None:

@@ -66,6 +66,11 @@ def orders_for(session_id: int) -> str:
     return f"orders:{session_id}"
 
 
+def room_of(session_id: int) -> str:
+    """Of which its launcher has more than the acquire that waits asks for."""
+    return f"room:{session_id}"
+
+
 class Unit:
     """Collects events, counts and topics; `flush` writes them as the last thing of the transaction."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
 
@@ -15,7 +15,16 @@ from balsam_exec.server.store import filters
 from balsam_exec.server.store.dialect import any_of
 from balsam_exec.server.store.jobs import without_default_outputs
 from balsam_exec.server.store.prepared import Prepared
-from balsam_exec.server.store.schema import RUNNABLE_UNLEASED, TO_KILL, apps, job_payloads, job_tags, jobs, sessions
+from balsam_exec.server.store.schema import (
+    RUNNABLE_UNLEASED,
+    SEVERAL_NODES,
+    TO_KILL,
+    apps,
+    job_payloads,
+    job_tags,
+    jobs,
+    sessions,
+)
 from balsam_exec.server.store.types import AnyRow, IdList, micros
 
 _IDS = bindparam("ids", type_=IdList())
@@ -42,7 +51,7 @@ _LEASE = Prepared(
     .values(session_id=bindparam("session"), epoch=jobs.c.epoch + 1, num_runs=jobs.c.num_runs + 1)
 )
 _RUNNABLE = (
-    select(jobs.c.id)
+    select(jobs.c.id, jobs.c.num_nodes, jobs.c.node_packing_count)
     .where(
         text(RUNNABLE_UNLEASED),
         jobs.c.site_id == bindparam("site"),
@@ -54,7 +63,15 @@ _RUNNABLE = (
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
 )
-_SERIAL = _RUNNABLE.where(jobs.c.num_nodes == 1, jobs.c.ranks_per_node == 1)
+_SERIAL = (jobs.c.num_nodes == 1, jobs.c.ranks_per_node == 1)
+#: What is free is less than a node that is empty.
+_NARROW = (
+    jobs.c.node_packing_count >= bindparam("packing"),
+    jobs.c.ranks_per_node * ((jobs.c.threads_per_rank + jobs.c.threads_per_core - 1) // jobs.c.threads_per_core)
+    <= bindparam("cores"),
+)
+_WIDE = (text(SEVERAL_NODES), jobs.c.num_nodes >= bindparam("least_nodes"))
+_WAITED = jobs.c.last_update <= bindparam("free_since", type_=jobs.c.last_update.type)
 _SIZES = select(job_payloads.c.job_id, func.length(job_payloads.c.arguments)).where(
     any_of(job_payloads.c.job_id, _IDS), job_payloads.c.arguments.is_not(None)
 )
@@ -85,22 +102,55 @@ def touch(connection: Connection, owner_id: int, session_id: int, now: int) -> A
     return _TOUCH.one_or_none(connection, {"session": session_id, "owner": owner_id, "now": now})
 
 
-def runnable(site_id: int, request: AcquireRequest) -> tuple[Prepared, dict[str, Any]]:
-    """The query for the ids of jobs that fit the request, most urgent first, and its parameters."""
-    minutes = request.max_wall_time_min
-    return _runnable(request.serial_only, tuple(request.filter_tags.items())), {
+class Bounds(NamedTuple):
+    """What limits an acquire besides its request: the time, and the bytes of arguments in all and in one job."""
+
+    now: int
+    budget: int
+    largest: int
+
+
+def runnable(site_id: int, request: AcquireRequest, now: int) -> tuple[Prepared, dict[str, Any]]:
+    """The query for the jobs that fit the request, most urgent first, and its parameters."""
+    minutes, cores = request.max_wall_time_min, request.max_cores_per_node
+    shape = _Shape(
+        serial=request.serial_only,
+        narrow=cores is not None or request.min_packing_count > 1,
+        wide=request.min_nodes > 1,
+        waited=request.min_wait_sec > 0,
+        tags=tuple(request.filter_tags.items()),
+    )
+    return _runnable(shape), {
         "site": site_id,
         "nodes": min(request.max_nodes, _LIMIT),
         "gpus": request.max_gpus_per_node * (1 + 1e-9),  # 25 times 7/25 is a little more than 7
         "minutes": _LIMIT if minutes is None else min(minutes, _LIMIT),
         "limit": request.max_jobs,
+        "packing": request.min_packing_count,
+        "cores": _LIMIT if cores is None else min(cores, _LIMIT),
+        "least_nodes": min(request.min_nodes, _LIMIT),
+        "free_since": now - round(request.min_wait_sec * 1_000_000),
     }
 
 
+class _Shape(NamedTuple):
+    """What of a request decides how the query reads."""
+
+    serial: bool
+    narrow: bool
+    wide: bool
+    waited: bool
+    tags: tuple[tuple[str, str], ...]
+
+
 @lru_cache(maxsize=256)  # a launcher asks the same again and again
-def _runnable(serial_only: bool, tags: tuple[tuple[str, str], ...]) -> Prepared:
-    query = _SERIAL if serial_only else _RUNNABLE
-    for key, value in tags:
+def _runnable(shape: _Shape) -> Prepared:
+    query = _RUNNABLE
+    for wanted, conditions in ((shape.serial, _SERIAL), (shape.narrow, _NARROW), (shape.waited, (_WAITED,))):
+        query = query.where(*conditions) if wanted else query
+    if shape.wide:
+        query = query.where(*_WIDE).order_by(None).order_by(jobs.c.id)
+    for key, value in shape.tags:
         has_tag = select(job_tags.c.job_id).where(
             job_tags.c.job_id == jobs.c.id,
             job_tags.c.owner_id == jobs.c.owner_id,
@@ -112,21 +162,33 @@ def _runnable(serial_only: bool, tags: tuple[tuple[str, str], ...]) -> Prepared:
 
 
 def lease(
-    connection: Connection, site_id: int, session_id: int, request: AcquireRequest, budget: int, largest: int
+    connection: Connection, site_id: int, session_id: int, request: AcquireRequest, bounds: Bounds
 ) -> tuple[list[int], bool]:
-    """Lease the most urgent jobs that fit: at most `request.max_jobs`, and `budget` bytes of arguments, of which a job
-    has at most `largest`.
+    """Lease the most urgent jobs that fit, together too.
 
     Returns their ids, and whether there are no more.
     """
-    query, parameters = runnable(site_id, request)
-    found = ids = [row.id for row in query.rows(connection, parameters)]
-    if not ids:
+    query, parameters = runnable(site_id, request, bounds.now)
+    found = query.rows(connection, parameters)
+    if not found:
         return [], True
-    if len(ids) * largest > budget:
-        ids = _within(budget, ids, dict(connection.execute(_SIZES, {"ids": ids}).all()))
+    ids = [row.id for row in _side_by_side(found, request.max_aggregate_nodes)]
+    if len(ids) * bounds.largest > bounds.budget:
+        ids = _within(bounds.budget, ids, dict(connection.execute(_SIZES, {"ids": ids}).all()))
     _LEASE.run(connection, {"ids": ids, "session": session_id})
     return ids, len(found) < request.max_jobs and len(ids) == len(found)
+
+
+def _side_by_side(found: Sequence[AnyRow], nodes: float | None) -> Sequence[AnyRow]:
+    """The first of these jobs, at least one, that have room on so many nodes."""
+    if nodes is None:
+        return found
+    left = nodes * (1 + 1e-9)  # 49 times 1/49 is a little more than 1
+    for count, row in enumerate(found):
+        left -= row.num_nodes / row.node_packing_count
+        if left < 0 and count:
+            return found[:count]
+    return found
 
 
 def _within(budget: int, ids: Sequence[int], sizes: dict[int, int]) -> list[int]:
