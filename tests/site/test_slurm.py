@@ -12,6 +12,7 @@ import pytest
 
 from balsam_exec.model.apps import AppSpec
 from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord, BatchJobSpec
+from balsam_exec.model.errors import Conflict
 from balsam_exec.model.jobs import JobSpec
 from balsam_exec.model.states import BatchJobState, JobState
 from tests.site.conftest import SiteBench
@@ -127,6 +128,44 @@ def test_an_allocation_that_is_lost_gives_its_jobs_back(slurm_site: SlurmSite, h
         slurm_site.cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     slurm_site.wait_state(allocation, FINISHED, timeout=60)
     assert service.job(job.id).state is JobState.RESTART_READY
+
+
+def test_changed_while_it_waits(slurm_site: SlurmSite) -> None:
+    service = slurm_site.service
+    agent = slurm_site.agent()
+    blocker = slurm_site.wait_state(slurm_site.request(num_nodes=4), RUNNING)
+    waiting = slurm_site.wait_state(slurm_site.request(num_nodes=2), QUEUED)
+    assert waiting.submitted == waiting.request
+
+    def change(**fields: object) -> BatchJobRecord:
+        return service.patch_batch_job(waiting.id, BatchJobPatch.model_validate(fields))
+
+    def wait_told(found: Callable[[BatchJobRecord], bool]) -> BatchJobRecord:
+        wait_until(lambda: found(service.batch_job(waiting.id)), 20, f"news, not {service.batch_job(waiting.id)}")
+        return service.batch_job(waiting.id)
+
+    change(num_nodes=3, wall_time_min=4, filter_tags={"a": "b"})
+    wait_told(lambda job: job.submitted == job.request and job.num_nodes == 3)
+    shown = slurm_site.cluster.run("squeue", "-h", "-o", "%D %l %P", "-j", waiting.scheduler_id or "")
+    assert shown.split() == ["3", "4:00", "debug"]
+    change(queue="no-such")
+    refused = wait_told(lambda job: "refused" in job.status_info)
+    assert (refused.queue, refused.num_nodes, refused.filter_tags) == ("local", 3, {"a": "b"})
+    assert "queue stays local, not no-such: scontrol: Invalid partition name" in refused.status_info["refused"]
+    agent.kill()
+    change(num_nodes=2)
+    slurm_site.cluster.run("scancel", blocker.scheduler_id or "")
+    wait_until(lambda: bool(slurm_site.logged(waiting)), 20, "it to start")
+    slurm_site.agent()
+    started = slurm_site.wait_state(waiting, RUNNING)
+    assert started.num_nodes == 3
+    words = "num_nodes stays 3, not 2: it started before that could be changed"
+    assert started.status_info["refused"] == words
+    with pytest.raises(Conflict, match="it is running"):
+        change(num_nodes=2)
+    slurm_site.go()
+    assert slurm_site.wait_state(waiting, FINISHED).status_info["refused"] == words
+    assert slurm_site.logged(waiting) == [f"allocation {waiting.id} on 3"]
 
 
 def test_what_slurm_refuses_is_shown(slurm_site: SlurmSite) -> None:
