@@ -15,13 +15,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m balsam_exec.launcher", description=__doc__)
     parser.add_argument("--site", type=Path, required=True, help="the site's directory")
     parser.add_argument("--batch-job", type=int, required=True, help="the id of the batch job that is this allocation")
+    crew = parser.add_argument_group("for the launchers that a launcher starts")
+    crew.add_argument("--crew", type=int, help="run the jobs of this crew of the batch job only")
+    crew.add_argument("--hosts", default="", help="its nodes, a,b,c; this one if none are named")
+    crew.add_argument("--ends-at", type=float, help="when the allocation is taken away, in Unix time")
+    crew.add_argument("--until-eof", action="store_true", help="end with the standard input")
     arguments = parser.parse_args(argv)
 
     def launch(guardians: Sequence[int]) -> int:
         # Imported here: the guardians need nothing of it, and stay small.
-        from balsam_exec.launcher.launch import launch
+        from balsam_exec.launcher.launch import Orders, launch
 
-        return launch(arguments.site, arguments.batch_job, guardians)
+        orders = Orders(
+            site=arguments.site,
+            batch_job_id=arguments.batch_job,
+            crew=arguments.crew,
+            hosts=tuple(filter(None, arguments.hosts.split(","))),
+            ends_at=arguments.ends_at,
+            until_eof=arguments.until_eof,
+        )
+        return launch(orders, guardians)
 
     return guarded(launch)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import shlex
@@ -25,6 +26,8 @@ from balsam_exec.model.errors import BalsamError
 from balsam_exec.model.sessions import LeasedJob
 from balsam_exec.platform.cpus import confined
 
+log = logging.getLogger(__name__)
+
 #: A command of such characters means to a shell what it says: words, some of them in single quotes.
 _PLAIN = re.compile(r"[\w@%+=:,./' -]+", re.ASCII)
 
@@ -40,6 +43,7 @@ class _Command:
     pidfd: int
     outputs: list[tuple[Path, int]]  #: the files of its stderr and stdout, and where in them it begins
     conclude: Conclude
+    around: Surroundings
 
 
 class CommandRunner:
@@ -75,7 +79,7 @@ class CommandRunner:
                 descriptors.append(descriptor)
                 outputs.append((around.workdir / name, os.lseek(descriptor, 0, os.SEEK_END)))
             process = self._spawn(words, descriptors[-1], descriptors[0], around)
-        command = _Command(process, Tree(process.pid), open_pidfd(process), outputs, conclude)
+        command = _Command(process, Tree(process.pid), open_pidfd(process), outputs, conclude, around)
         self._commands[job.id] = command
         self._reactor.watch(command.pidfd, lambda _: self._ended(job.id))
 
@@ -85,10 +89,27 @@ class CommandRunner:
         if command is None:
             return False
         command.tree.tell(signum, job_id)
+        if command.around.end and signum != signal.SIGKILL:
+            self._end_ranks(command.around)
         return True
 
     def close(self) -> None:
         os.close(self._stdin)
+
+    def _end_ranks(self, around: Surroundings) -> None:
+        try:
+            process = subprocess.Popen(around.end, env=around.environment, stdin=self._stdin, start_new_session=True)
+            pidfd = open_pidfd(process)
+        except OSError as error:  # they are killed a little later, like all that do not hear
+            log.warning("cannot tell ranks to end: %s", error)
+            return
+
+        def ended(_: int) -> None:
+            self._reactor.forget(pidfd)
+            os.close(pidfd)
+            process.wait()
+
+        self._reactor.watch(pidfd, ended)
 
     def _spawn(self, words: list[str], stdout: int, stderr: int, around: Surroundings) -> subprocess.Popen[bytes]:
         # Nothing here keeps subprocess from vfork (a preexec_fn would), which costs the same whatever our size.

@@ -10,9 +10,10 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from balsam_exec.hooks.pool import HookPool
 from balsam_exec.launcher import preambles
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds an acquire waits at the service for the first job.
 _POLL = 20.0
+#: Seconds in which an order to end that comes again is the same one: a batch scheduler may signal all processes of an
+#: allocation, of which some then tell others.
+_ECHO = 1.0
 #: Processes at most in which apps are asked for the preambles of jobs.
 _ASKERS = 2
 
@@ -52,12 +56,14 @@ class Mission:
     exchange: Path  #: where the ranks of Python apps find their call and leave what came of it
     nodes: tuple[NodeSpec, ...]
     terms: Terms
+    here: int | None = 0  #: which of them this process is on; None: none of them
+    is_scheduled: bool = False  #: whether MPI launchers know the nodes by their names
     batch_job_id: int | None = None
     serial_only: bool = False
     filter_tags: Tags | None = None
     max_entity: int = MAX_ENTITY  #: the largest serialized result that the service takes, in bytes
     affinity: Affinity = "none"  #: of jobs that do not say
-    mpi_launcher: mpi.Launcher = "mpiexec"
+    mpi_launcher: str = "mpiexec"  #: or "srun", or a template
     hook_timeout: float = 600.0  #: seconds that an app has to give a preamble
 
     @property
@@ -86,8 +92,8 @@ class Launcher:
         self._pilot = Pilot(mission.nodes, mission.terms, now, time.time() - now, mission.affinity)
         self._link = Link(service, session, self.reactor.post)
         self._commands = CommandRunner(self.reactor)
-        self._ranks = RankRunner(self._commands, mission.exchange, mission.max_entity)
-        self._python = PythonRunner(self.reactor, sum(node.cores for node in mission.nodes), mission.max_entity)
+        self._ranks = RankRunner(self._commands, mission.exchange, session.id, mission.max_entity)
+        self._python = PythonRunner(self.reactor, max(node.cores for node in mission.nodes), mission.max_entity)
         self._environment = dict(environment)
         if mission.batch_job_id is not None:
             self._environment["BALSAM_BATCH_JOB_ID"] = str(mission.batch_job_id)
@@ -147,25 +153,34 @@ class Launcher:
             self.reactor.emit(Ended(start.job.id, cannot_start(problem)))
 
     def _start_app(self, job: LeasedJob, app: AppRecord, placement: Placement, preamble: str) -> None:
-        workdir = self._mission.data / job.workdir
-        share = placement.shares[0]
-        spec = self._mission.nodes[share.node]
-        environment = {**self._environment, **app.environment_variables}
-        if spec.gpus:
-            environment |= gpu_environment([spec.gpus[index] for index, _ in share.gpus], spec.amd)
-        binding = self._binding(job, share, spec)
+        parts = {share.node: self._part(job, share) for share in placement.shares}
+        first, own = next(iter(parts.values())), parts.get(-1 if self._mission.here is None else self._mission.here)
+        environment = {**self._environment, **app.environment_variables, **first.variables}
+        around = Surroundings(self._mission.data / job.workdir, environment, own.binding if own else (), preamble)
         is_python = app.command_template is None
-        if is_python and job.ranks == 1:
-            self._python.start(job, app, Surroundings(workdir, environment, binding, preamble))
+        if job.ranks == 1 and own:
+            if is_python:
+                self._python.start(job, app, around)
+            else:
+                environment["BALSAM_JOB_ID"] = str(job.id)
+                self._commands.start(job, app, around, [])
             return
         environment["BALSAM_JOB_ID"] = str(job.id)
         python = (app.python_exe or sys.executable) if is_python else None
-        prefix = mpi.launch_prefix(job, environment, binding, self._mission.mpi_launcher, python, bool(preamble))
-        around = Surroundings(workdir, {**mpi.ENVIRONMENT, **environment} if prefix else environment, binding, preamble)
-        if is_python:
-            self._ranks.start(job, app, around, prefix)
-        else:
-            self._commands.start(job, app, around, prefix)
+        step = f"balsam-{job.id}.{job.epoch}"
+        launcher = self._mission.mpi_launcher
+        prefix = mpi.launch_prefix(
+            job, environment, list(parts.values()), launcher, python=python, path_may_change=bool(preamble), step=step
+        )
+        end = mpi.end_step(step) if launcher == "srun" else ()
+        around = replace(around, environment={**mpi.ENVIRONMENT, **environment}, end=end)
+        (self._ranks if is_python else self._commands).start(job, app, around, prefix)
+
+    def _part(self, job: LeasedJob, share: Share) -> mpi.Part:
+        """What the job has of one node."""
+        spec = self._mission.nodes[share.node]
+        gpus = gpu_environment([spec.gpus[index] for index, _ in share.gpus], spec.amd) if spec.gpus else {}
+        return mpi.Part(spec.name if self._mission.is_scheduled else "", gpus, self._binding(job, share, spec))
 
     def _binding(self, job: LeasedJob, share: Share, spec: NodeSpec) -> tuple[Core, ...]:
         """The CPUs of each rank; none where they are not bound."""
@@ -187,22 +202,43 @@ class Launcher:
         return not action.lost
 
 
-def obey_signals(launcher: Launcher) -> None:
-    """SIGTERM, SIGINT and SIGHUP drain; a second one ends the jobs at once. (Main thread only.)"""
+class Drainable(Protocol):
+    """What runs until it is told to end."""
 
-    def handle(signum: int, _: object) -> None:
-        launcher.drain(f"the launcher got {signal.Signals(signum).name}")
+    reactor: Reactor
+
+    def drain(self, reason: str, at_once: bool = False) -> None: ...
+
+
+def obey_orders(runner: Drainable, until_eof: bool = False) -> None:
+    """SIGTERM, SIGINT and SIGHUP drain, and so does the end of standard input if `until_eof`, on which nothing comes.
+    A second order ends the jobs at once. (Main thread only.)"""
+    last = -math.inf
+
+    def order(reason: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > _ECHO:
+            last = time.monotonic()
+            runner.drain(reason)
+
+    def ready(_: int) -> None:
+        if not os.read(stdin, 4096):
+            runner.reactor.forget(stdin)
+            order("the launcher was told to end")
 
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(signum, handle)
+        signal.signal(signum, lambda number, _: order(f"the launcher got {signal.Signals(number).name}"))
+    if until_eof:
+        stdin = sys.stdin.fileno()
+        runner.reactor.watch(stdin, ready)
 
 
-def obey_guardian(launcher: Launcher, guardian: int) -> None:
+def obey_guardian(runner: Drainable, guardian: int) -> None:
     """End at once when a guardian is gone: `guardian` is a pipe whose other end it holds."""
 
     def gone(_: int) -> None:
-        launcher.reactor.forget(guardian)
+        runner.reactor.forget(guardian)
         os.close(guardian)
-        launcher.drain("a guardian of the launcher was killed", at_once=True)
+        runner.drain("a guardian of the launcher was killed", at_once=True)
 
-    launcher.reactor.watch(guardian, gone)
+    runner.reactor.watch(guardian, gone)

@@ -39,6 +39,8 @@ _TOLD_BY = (
 
 def rank_of(environ: Mapping[str, str], ranks: int) -> int | None:
     """Which one this process is; None if no launcher of so many ranks says so."""
+    if ranks == 1:
+        return 0
     for rank, size in _TOLD_BY:
         if environ.get(size) == str(ranks) and rank in environ:
             return int(environ[rank])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 import sys
+from collections.abc import Callable, Container
 from functools import partial
 from pathlib import Path
 
@@ -24,18 +25,18 @@ _RANK = Path(__file__).with_name("rank.py")
 class RankRunner:
     """Starts Python apps on several ranks, through a command runner, which tells their end and kills them."""
 
-    def __init__(self, commands: CommandRunner, directory: Path, limit: int) -> None:
+    def __init__(self, commands: CommandRunner, directory: Path, session_id: int, limit: int) -> None:
         """`directory` is where calls and answers are passed; every node of the allocation sees it. `limit` is that of
         results, in bytes."""
         self._commands = commands
+        self._session_id = session_id
         self._limit = limit
         self._directory = directory
 
     def start(self, job: LeasedJob, app: AppRecord, around: Surroundings, prefix: list[str]) -> None:
         """`prefix` are the words that start the ranks. Raises BalsamError or OSError if it cannot be started."""
         python = app.python_exe or sys.executable
-        exchange = self._directory / str(job.id)
-        shutil.rmtree(exchange, ignore_errors=True)  # of a launcher that was killed
+        exchange = self._directory / f"{self._session_id}-{job.id}"
         exchange.mkdir(mode=0o700, parents=True)
         words = [*prefix, python, str(_RANK), str(exchange), str(job.ranks), str(self._limit), codec.__file__]
         try:
@@ -44,6 +45,22 @@ class RankRunner:
         except (BalsamError, OSError):
             shutil.rmtree(exchange, ignore_errors=True)
             raise
+
+
+def sweep(directory: Path, living: Callable[[], Container[int]]) -> None:
+    """Remove what launchers that were killed have left. `living` tells the sessions that are not over."""
+    found = [(int(name.name.partition("-")[0]), name) for name in _entries(directory)]
+    sessions = living() if found else ()
+    for session_id, path in found:
+        if session_id not in sessions:
+            shutil.rmtree(path, ignore_errors=True)  # another launcher may be at it, too
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return [path for path in directory.iterdir() if path.name.partition("-")[0].isdecimal()]
+    except FileNotFoundError:  # no job of several ranks has run here yet
+        return []
 
 
 def _conclude(exchange: Path, ranks: int, return_code: int, *outputs: tuple[Path, int]) -> Outcome:

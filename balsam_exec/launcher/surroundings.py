@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ class Surroundings:
     environment: Mapping[str, str]
     binding: tuple[Core, ...] = ()  #: the CPUs of each of its ranks on the node; empty: any
     preamble: str = ""  #: lines for the shell that starts it; empty: there need not be one
+    #: The command that has its ranks end, on whatever node; none: they are told by what started them here.
+    end: Sequence[str] = ()
 
     @property
     def cpus(self) -> Core:

@@ -35,8 +35,9 @@ class Tree:
             self._mark = b"BALSAM_JOB_ID=%d" % job_id
         self._told = signum
         self._look()  # before its leader dies, for then its children are nobody's
-        with suppress(PermissionError):
-            os.kill(self._leader, signum)
+        if (leader := Process.of(self._leader)) is not None:
+            with suppress(PermissionError):
+                _tell(leader, signum)
         self._tell_followers(signum)
 
     def survivor(self) -> int | None:
@@ -57,13 +58,21 @@ class Tree:
         for process in self._followers:
             if signum == signal.SIGKILL or process not in self._warned:
                 with suppress(PermissionError):
-                    process.send(signum)
+                    _tell(process, signum)
         self._warned = set(self._followers)
 
     def _look(self) -> None:
         leader = Process.of(self._leader) or Process(self._leader, 0)  # the latter: dead, and its number still ours
         known = self._followers | _adopted(self._mark) if self._mark else self._followers
         self._followers = set(leader.followers(known))
+
+
+def _tell(process: Process, signum: signal.Signals) -> None:
+    """An srun answers SIGTERM with the SIGKILL of its tasks, on whatever node; killed itself, it would leave them."""
+    if not process.is_srun:
+        process.send(signum)
+    elif signum == signal.SIGKILL:
+        process.send(signal.SIGTERM)
 
 
 def _adopted(mark: bytes) -> set[Process]:

@@ -60,6 +60,15 @@ class Process:
     def alive(self) -> bool:
         return Process.of(self.pid) == self
 
+    @property
+    def is_srun(self) -> bool:
+        """Whether it is Slurm's srun, which answers for processes on other nodes."""
+        try:
+            with open(f"/proc/{self.pid}/comm", "rb") as file:
+                return file.read() == b"srun\n"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
     def open(self) -> int | None:
         """A pidfd, which becomes readable when the process ends; None if it has. The caller closes it."""
         try:

@@ -11,7 +11,7 @@ import pytest
 
 from balsam_exec.model.errors import ConfigurationError
 from balsam_exec.model.jobs import Resources
-from balsam_exec.platform.mpi import launch_prefix
+from balsam_exec.platform.mpi import Part, launch_prefix
 
 
 def program(path: Path) -> str:
@@ -19,10 +19,6 @@ def program(path: Path) -> str:
     path.write_text("#!/bin/sh\n")
     path.chmod(0o755)
     return str(path)
-
-
-def test_a_single_rank_needs_no_launcher() -> None:
-    assert launch_prefix(Resources(threads_per_rank=4), {"PATH": ""}) == []
 
 
 def test_mpiexec_is_found_on_the_path_before_it_is_beside_python(
@@ -68,15 +64,15 @@ def test_srun(tmp_path: Path) -> None:
     srun = program(tmp_path / "bin/srun")
     job = Resources(num_nodes=2, ranks_per_node=3, launch_params={"--mpi": "pmi2"})
     assert launch_prefix(job, {"PATH": str(tmp_path / "bin")}, launcher="srun") == [
-        *(srun, "--nodes", "2", "--ntasks", "6", "--ntasks-per-node", "3", "--kill-on-bad-exit=1", "--cpu-bind=none"),
-        *("--mpi", "pmi2"),
+        *(srun, "--nodes", "2", "--ntasks", "6", "--ntasks-per-node", "3"),
+        *("--overlap", "--overcommit", "--cpu-bind=none", "--kill-on-bad-exit=1", "--input=none", "--mpi", "pmi2"),
     ]
 
 
 def test_a_rank_that_is_not_told_which_it_is_is_not_bound_by_chance(tmp_path: Path) -> None:
     program(tmp_path / "bin/mpiexec")
     path = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}
-    words = launch_prefix(Resources(ranks_per_node=2), path, ((0,), (0,)))[3:]
+    words = launch_prefix(Resources(ranks_per_node=2), path, [Part(binding=((0,), (0,)))])[3:]
     inherited = {**path, "SLURM_LOCALID": "0"}
     done = subprocess.run([*words, "true"], env=inherited, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
@@ -90,13 +86,13 @@ def test_affinity_is_no_option_of_the_launcher() -> None:
 
 def test_without_taskset_ranks_cannot_be_bound(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="needs taskset"):
-        launch_prefix(Resources(ranks_per_node=2), {"PATH": str(tmp_path)}, ((0,), (0,)))
+        launch_prefix(Resources(ranks_per_node=2), {"PATH": str(tmp_path)}, [Part(binding=((0,), (0,)))])
 
 
 def test_real_ranks_on_their_cores() -> None:
     cpus = sorted(os.sched_getaffinity(0))
-    binding = [cpus[-1:], cpus[:2]]
-    prefix = launch_prefix(Resources(ranks_per_node=2), {"PATH": "/usr/bin:/bin"}, binding)
+    binding = (tuple(cpus[-1:]), tuple(cpus[:2]))
+    prefix = launch_prefix(Resources(ranks_per_node=2), {"PATH": "/usr/bin:/bin"}, [Part(binding=binding)])
     code = "import os; os.write(1, f'{os.environ[\"PMI_RANK\"]} {sorted(os.sched_getaffinity(0))};'.encode())"
     done = subprocess.run([*prefix, sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert sorted(done.stdout.split(";"))[1:] == [f"{rank} {cpus}" for rank, cpus in enumerate(binding)]
+    assert sorted(done.stdout.split(";"))[1:] == [f"{rank} {list(cpus)}" for rank, cpus in enumerate(binding)]
