@@ -71,9 +71,12 @@ def remove(wanted: AppArgument, site: AtSiteOption = None, json: JsonOption = Fa
 
 
 def _found(service: Service, wanted: str, site: str | None) -> AppRecord:
+    from balsam_exec.cli.selection import one_site
     from balsam_exec.client.apps import app_named
 
-    return service.app(int(wanted)) if wanted.isdecimal() else app_named(service, wanted, site)
+    if wanted.isdecimal():
+        return service.app(int(wanted))
+    return app_named(service, wanted, site and one_site(service, site))
 
 
 def _kind(app: AppRecord) -> str:

@@ -18,13 +18,19 @@ if TYPE_CHECKING:
 SiteOption = Annotated[
     str | None,
     typer.Option(
-        "--site", "-s", help="Name or id of a site; all: any.", metavar="SITE", autocompletion=completion.sites
+        "--site",
+        "-s",
+        help="Names or ids of sites, with commas; this, active, all.",
+        metavar="SITE",
+        autocompletion=completion.sites,
     ),
 ]
-#: The site that something is to be at: no `all` here.
+#: The one site that something is about.
 AtSiteOption = Annotated[
     str | None,
-    typer.Option("--site", "-s", help="Name or id of the site.", metavar="SITE", autocompletion=completion.sites),
+    typer.Option(
+        "--site", "-s", help="Name or id of the site, or this.", metavar="SITE", autocompletion=completion.site
+    ),
 ]
 TagOption = Annotated[
     list[str] | None, typer.Option("--tag", help="Only with this tag; several must all match.", metavar="KEY=VALUE")
@@ -75,10 +81,10 @@ def connect() -> Service:
 
 
 def of_site(service: Service, site: str | None) -> dict[str, Any]:
-    """The lookup of what belongs to a site given by name or id; none for all sites."""
-    from balsam_exec.client.sites import site_id
+    """The lookup of what belongs to the sites that `--site` chooses; none for all."""
+    from balsam_exec.cli.selection import chosen_sites
 
-    return {} if site in (None, "all") else {"site_id": [site_id(service, site)]}
+    return {} if site in (None, "all") else {"site_id": [found.id for found in chosen_sites(service, site)]}
 
 
 def site_names(service: Service) -> dict[int, str]:

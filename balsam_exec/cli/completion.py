@@ -16,8 +16,25 @@ _PATIENCE = 2.0
 
 
 def sites(incomplete: str) -> list[str]:
-    """Names of sites, and `all`."""
-    return _beginning(incomplete, ["all", *_asked(lambda service: [s.name for s in service.sites(limit=1000).results])])
+    """What chooses sites; after a comma the next one."""
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{word}" for word in _beginning(last, ["active", "all", *_site_names(), "this"])]
+
+
+def site(incomplete: str) -> list[str]:
+    """What chooses one site."""
+    return _beginning(incomplete, [*_site_names(), "this"])
+
+
+def _site_names() -> list[str]:
+    return _asked(lambda service: [site.name for site in service.sites(limit=1000).results])
+
+
+def platforms(incomplete: str) -> list[str]:
+    """Kinds of machines."""
+    from balsam_exec.platform.platforms import names
+
+    return _beginning(incomplete, names())
 
 
 def apps(incomplete: str) -> list[str]:

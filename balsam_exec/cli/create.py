@@ -46,13 +46,14 @@ def create(
 ) -> None:
     """Make a job of a command app, and print its id."""
     from balsam_exec.cli.output import print_one
+    from balsam_exec.cli.selection import one_site
     from balsam_exec.client.apps import app_named
     from balsam_exec.model.apps import check_parameters
     from balsam_exec.model.errors import InvalidRequest
     from balsam_exec.model.jobs import STDOUT, JobSpec
 
     service = connect()
-    found = app_named(service, app, site)
+    found = app_named(service, app, site and one_site(service, site))
     if found.command_template is None:
         raise InvalidRequest(f"{found.name} is a Python app: submit it from Python, with {found.name}.submit(...)")
     parameters = pairs(param, "--param")

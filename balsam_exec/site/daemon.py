@@ -13,7 +13,6 @@ from pathlib import Path
 
 from balsam_exec.model.errors import BalsamError, ConfigurationError
 from balsam_exec.model.sites import AgentProcess
-from balsam_exec.platform.processes import Process
 from balsam_exec.platform.settings import SiteDirectory
 from balsam_exec.site.identity import local
 from balsam_exec.site.lease import recorded_agent
@@ -31,7 +30,7 @@ class NotServing(BalsamError):
     """An agent was started and does not serve its site (yet). The message says why, with the end of its log."""
 
 
-def start(site: SiteDirectory, timeout: float) -> Process:
+def start(site: SiteDirectory, timeout: float) -> AgentProcess:
     """Start an agent in a session of its own; return when it serves the site. Raises NotServing if it ends before, or
     after `timeout` seconds: it goes on trying then."""
     site.log.mkdir(exist_ok=True)
@@ -50,16 +49,16 @@ def start(site: SiteDirectory, timeout: float) -> Process:
             start_new_session=True,  # it outlives the terminal
         )
         os.close(writer)
-        process = Process.of(popen.pid)
         heard = bool(select.select([ready], [], [], timeout)[0])
         serves = heard and bool(ready.readline())
     if heard and not serves:
         raise NotServing(f"the agent ended with {popen.wait()}:\n{_since(log_file, begin)}")
-    popen.returncode = 0  # it is not ours any more
-    if process is None or not serves:
+    popen.returncode = 0  # it is nobody's child any more, soon
+    agent = recorded_agent(site)
+    if agent is None or not serves:
         told = _since(log_file, begin)
         raise NotServing(f"the agent (pid {popen.pid}) does not serve the site yet, and goes on trying:\n{told}")
-    return process
+    return agent
 
 
 def _set_aside(log_file: Path) -> int:

@@ -21,7 +21,7 @@ from tests.cli.conftest import Balsam
 from tests.cli.test_jobs import create
 
 #: Those that print what is not ours to shape, or run until they are told to end.
-WITHOUT = {"balsam job logs", "balsam site start", "balsam server run", "balsam server create-user"}
+WITHOUT = {"balsam job logs", "balsam server run", "balsam server create-user"}
 
 
 def commands(command: Any, context: Any) -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from balsam_exec.platform.settings.site import FILE_NAME, SiteSettings
 from balsam_exec.platform.settings.text import job_template, scalar, settings_text
@@ -26,6 +26,12 @@ class SiteDirectory:
         self.log = self.path / "log"
         self.qsubmit = self.path / "qsubmit"
         self.exchange = self.path / "exchange"
+
+    @classmethod
+    def around(cls, path: Path) -> Self | None:
+        """The site that `path` is in."""
+        found = (cls(directory) for directory in (path.absolute(), *path.absolute().parents))
+        return next((site for site in found if site.exists and site.qsubmit.is_dir()), None)
 
     @property
     def exists(self) -> bool:
