@@ -124,12 +124,13 @@ class Provisioner(Part):
         if held := self._restraint(facts):
             self._tell(held)
             return held.seconds
-        self._told = ""
         try:
             for shape in plan.create:
                 self._request(shape)
         except NotAllowed as error:  # the site's record says other than our settings, or somebody was quicker
-            log.warning("%s: %s", self.name, error)
+            self._tell(Restraint(self._settings.service_period, str(error)))
+            return self._settings.service_period
+        self._told = ""
         return 0.0
 
     def _tell(self, held: Restraint) -> None:
