@@ -44,12 +44,12 @@ class PartStatus(Record):
     """How one part of an agent gets on."""
 
     name: str = Field(max_length=100)
-    state: Literal["running", "retrying"]  #: retrying: it failed, and begins again at `retry`
+    state: Literal["running", "retrying"]  #: retrying: it cannot do its work now
     progress: str = Field(default="", max_length=1000)  #: what it did last
     progress_time: Timestamp | None = None
     error: str = Field(default="", max_length=1000)  #: what went wrong last, perhaps long ago
     error_time: Timestamp | None = None
-    retry: Timestamp | None = None
+    retry: Timestamp | None = None  #: when it tries again; None: when somebody has helped
 
 
 class AgentProcess(Record):

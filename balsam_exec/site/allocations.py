@@ -128,13 +128,14 @@ class Allocations(Part):
         while not self.stopped:
             self._wake.clear()
             try:
-                self._reconcile()
+                self.progress(f"the scheduler has {self._reconcile()} allocations")
             except BalsamError as error:
                 if self.stopped:
                     return
                 if not error.transient:
                     raise
                 log.warning("%s; trying again in %.1f s", error, pause)
+                self.trouble(error, pause)
                 self._wake.wait(pause)
                 pause = min(2 * pause, _LAST_PAUSE)
                 continue

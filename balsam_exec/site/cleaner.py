@@ -91,6 +91,7 @@ class FileCleaner(Part):
                     self._take(events, progress)
                     progress.cursor = self._feed.cursor
                     progress.save(self._file)
+                    self.progress(f"looked after {len(events)} jobs that ended")
                     self.wait(_GATHER)
 
     def stop(self) -> None:

@@ -86,7 +86,10 @@ class Provisioner(Part):
         while not self.stopped:
             cursor = self._service.feed(FeedQuery()).cursor  # from here on nothing is missed
             facts = self._look()
-            pause = self._carry_out(self.plan(facts), facts)
+            plan = self.plan(facts)
+            pause = self._carry_out(plan, facts)
+            if not pause:
+                self.progress(f"requested {len(plan.create)} allocations, took back {len(plan.delete)}")
             quiet = not facts.backlog.runnable and not facts.living
             self._await_news(cursor, math.inf if quiet else pause or self._settings.service_period)
 
@@ -134,6 +137,7 @@ class Provisioner(Part):
         return 0.0
 
     def _tell(self, held: Restraint) -> None:
+        self.trouble(held.reason, held.seconds)
         if held.reason != self._told:
             again = "" if math.isinf(held.seconds) else f"; trying again in {held.seconds:.0f} s"
             log.warning("%s: %s%s", self.name, held.reason, again)

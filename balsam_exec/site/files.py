@@ -60,6 +60,7 @@ class Files(Part):
         while (request := requests.get()) is not None:
             try:
                 self._service.answer_file_request(request.id, answer(self._data, request))
+                self.progress(f"answered for {request.path} of job {request.job_id}")
             except NotFound:
                 log.debug("nobody waits for %s of job %d any more", request.path, request.job_id)
             except ServiceUnavailable as error:  # once it is back it asks again, if anybody still waits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -52,9 +53,9 @@ class Part(ABC):
         self._now_is(state="running", progress=storable(what)[:_TEXT], progress_time=now(), retry=None)
 
     def trouble(self, error: object, pause: float) -> None:
-        """Note what keeps it from its work, and that it tries again in so many seconds."""
+        """Note what keeps it from its work, and that it tries again in so many seconds; infinite: when it is helped."""
         at = now()
-        retry = at + timedelta(seconds=pause)
+        retry = None if math.isinf(pause) else at + timedelta(seconds=pause)
         self._now_is(state="retrying", error=storable(str(error))[:_TEXT], error_time=at, retry=retry)
 
     def _now_is(self, **changes: object) -> None:

@@ -95,6 +95,7 @@ class Processing(Part):
             if answer.error:
                 log.info("%s of job %d: %s", hook_of(visit.state), visit.job_id, answer.error)
             desk.report(visit, verdict(visit, answer, self._timeout))
+            self.progress(f"{hook_of(visit.state)} of job {visit.job_id}: {answer.error or 'done'}")
 
         desk.assign(visit, pool.submit(start, self._timeout, done))
 
