@@ -91,6 +91,7 @@ class Agent:
                 return "settings.yml says what it said"
             update_record(self._service, self._record.id, self._site)
             changed = self._work_by(settings, self._service, self._record)
+            self._tell_soon()
         log.info("took over settings.yml: %s", changed)
         return f"took over settings.yml: {changed}"
 
