@@ -10,7 +10,7 @@ from balsam_exec.api.queryset import Objects, QuerySet
 from balsam_exec.api.resource import Field, Resource, Routes
 from balsam_exec.client.service import Service
 from balsam_exec.model.base import Json
-from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobSpec, JobMode, Partition
+from balsam_exec.model.batch_jobs import AllocationRequest, BatchJobPatch, BatchJobSpec, JobMode, Origin, Partition
 from balsam_exec.model.events import Kind
 from balsam_exec.model.queries import BatchJobQuery
 from balsam_exec.model.states import BATCH_JOB_ENDED, BatchJobState
@@ -20,7 +20,10 @@ class BatchJob(Resource):
     """An allocation on a site's batch scheduler, in which a launcher runs jobs (seed 003 `submit_allocation`).
 
     `BatchJob.objects.create(site_id=1, num_nodes=4, wall_time_min=30, queue="debug", project="mine")`; the site may
-    be given by its name or object too.
+    be given by its name or object too. What its site does not allow raises NotAllowed, which says what it does.
+
+    What was asked for can be changed, with `save()`, until it runs; then that raises Conflict. `submitted` is what the
+    scheduler was told last, and `status_info["refused"]` says why it did not want a change.
     """
 
     __slots__ = ()
@@ -54,6 +57,8 @@ class BatchJob(Resource):
     start_time: Field[datetime | None] = Field()
     end_time: Field[datetime | None] = Field()
     created: Field[datetime] = Field(read_only=True)
+    submitted: Field[AllocationRequest | None] = Field(read_only=True)
+    origin: Field[Origin] = Field(read_only=True)
 
     def __init__(self, **values: Any) -> None:
         if "site_name" in values:

@@ -10,7 +10,7 @@ from concurrent.futures import BrokenExecutor
 from typing import Protocol
 
 from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord, BatchJobSpec
-from balsam_exec.model.errors import BalsamError, Conflict, NotFound
+from balsam_exec.model.errors import BalsamError, Conflict, NotAllowed, NotFound
 from balsam_exec.model.events import Feed, FeedEvent, Kind
 from balsam_exec.model.queries import FeedQuery
 from balsam_exec.model.states import BATCH_JOB_ENDED, BatchJobState
@@ -102,8 +102,11 @@ class Allocation:
                     f"{record.id}, is {record.state}: {record.status_info or 'no reason given'} (see log/ at the site)"
                 )
             )
-        else:
+            return
+        try:
             self.before_send()
+        except NotAllowed as error:  # it was when the first one was requested
+            self._give_up(error)
 
     def close(self) -> None:
         """Give the allocation back; ask for no other."""

@@ -81,6 +81,10 @@ BatchJobQuery = _query(
     project=(str, ()),
     job_mode=(str, ()),
     num_nodes=(int, ORDERED),
+    wall_time_min=(int, ORDERED),
+    created=(Timestamp, ORDERED),
+    start_time=(Timestamp, ORDERED),
+    end_time=(Timestamp, ORDERED),
 )
 SessionQuery = _query("SessionQuery", ("id",), id=(Id, ORDERED), site_id=(Id, ()), batch_job_id=(Id, ()))
 TransferQuery = _query(

@@ -7,7 +7,7 @@ import pytest
 from balsam_exec.executors.allocation import Allocation, AllocationFailed
 from balsam_exec.model.base import now
 from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord, BatchJobSpec
-from balsam_exec.model.errors import Conflict
+from balsam_exec.model.errors import Conflict, NotAllowed
 from balsam_exec.model.events import Feed, FeedEvent, Kind
 from balsam_exec.model.queries import FeedQuery
 from balsam_exec.model.states import BatchJobState
@@ -20,11 +20,13 @@ class Site:
 
     def __init__(self) -> None:
         self.states: list[BatchJobState] = []
-        self.unresolved, self.started = 1, 0
+        self.unresolved, self.started, self.full = 1, 0, False
         self.given_up: list[BaseException] = []
         self.allocation = Allocation(self, SPEC, lambda: (self.unresolved, self.started), self.given_up.append)
 
     def create_batch_job(self, spec: BatchJobSpec) -> BatchJobRecord:
+        if self.full:
+            raise NotAllowed("its queue is full")
         self.states.append(BatchJobState.PENDING_SUBMISSION)
         return self.batch_job(len(self.states))
 
@@ -93,6 +95,14 @@ def test_futile_ones_are_given_up_and_say_why(site: Site) -> None:
     assert isinstance(error, AllocationFailed)
     assert "exit code 7" in str(error)
     assert len(site.states) == 2
+
+
+def test_one_that_is_not_allowed_is_told(site: Site) -> None:
+    site.started, site.full = 1, True
+    site.end()
+    assert [str(error) for error in site.given_up] == ["its queue is full"]
+    with pytest.raises(NotAllowed):
+        site.allocation.before_send()
 
 
 def test_progress_forgives(site: Site) -> None:
