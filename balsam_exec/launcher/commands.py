@@ -24,6 +24,7 @@ from balsam_exec.launcher.tree import Tree
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.errors import BalsamError
 from balsam_exec.model.sessions import LeasedJob
+from balsam_exec.model.states import JobState
 from balsam_exec.platform.cpus import confined
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,9 @@ class _Command:
     outputs: list[tuple[Path, int]]  #: the files of its stderr and stdout, and where in them it begins
     conclude: Conclude
     around: Surroundings
+    ending: bool = False  #: whether `around.end` is under way
+    was_told: bool = True  #: False: that found nobody to tell
+    has_ended: bool = False
 
 
 class CommandRunner:
@@ -64,7 +68,7 @@ class CommandRunner:
             words = in_shell(around.preamble, [*prefix, "bash", "-c", line], searched=bool(prefix))
         else:
             words = prefix + command_words(line, around.environment.get("PATH"))
-        self.run(job, words, around, outcomes.command_ended)
+        self.run(job, words, around, outcomes.step_ended if around.end else outcomes.command_ended)
 
     def run(self, job: LeasedJob, words: list[str], around: Surroundings, conclude: Conclude) -> None:
         """Run these words; when nothing is left of the job, `conclude` says what became of it.
@@ -90,13 +94,16 @@ class CommandRunner:
             return False
         command.tree.tell(signum, job_id)
         if command.around.end and signum != signal.SIGKILL:
-            self._end_ranks(command.around)
+            self._end_ranks(job_id, command)
+        elif command.has_ended:  # whatever those say who were to tell its ranks
+            self._conclude(job_id)
         return True
 
     def close(self) -> None:
         os.close(self._stdin)
 
-    def _end_ranks(self, around: Surroundings) -> None:
+    def _end_ranks(self, job_id: int, command: _Command) -> None:
+        around = command.around
         try:
             process = subprocess.Popen(around.end, env=around.environment, stdin=self._stdin, start_new_session=True)
             pidfd = open_pidfd(process)
@@ -107,8 +114,11 @@ class CommandRunner:
         def ended(_: int) -> None:
             self._reactor.forget(pidfd)
             os.close(pidfd)
-            process.wait()
+            command.ending, command.was_told = False, process.wait() == 0
+            if command.has_ended and self._commands.get(job_id) is command:
+                self._conclude(job_id)
 
+        command.ending = True
         self._reactor.watch(pidfd, ended)
 
     def _spawn(self, words: list[str], stdout: int, stderr: int, around: Surroundings) -> subprocess.Popen[bytes]:
@@ -134,10 +144,18 @@ class CommandRunner:
             command.pidfd = pidfd
             self._reactor.watch(pidfd, lambda _: self._ended(job_id))
             return
+        command.has_ended = True
+        if not command.ending:
+            self._conclude(job_id)
+
+    def _conclude(self, job_id: int) -> None:
+        """Nothing is left of the job."""
+        command = self._commands.pop(job_id)
         command.tree.clear()
-        del self._commands[job_id]
         outcome = command.conclude(command.process.wait(), *command.outputs)
-        self._reactor.emit(Ended(job_id, outcome, command.tree.unasked))
+        # srun tells some time later that its ranks have ended: they may have done so before they could be told.
+        by_itself = not command.was_told and outcome.state is JobState.RUN_DONE
+        self._reactor.emit(Ended(job_id, outcome, command.tree.unasked or by_itself))
 
 
 def cannot_start(problem: BalsamError | OSError | ValueError) -> Outcome:

@@ -23,7 +23,7 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a job that was started ended; `state` is RUN_DONE or RUN_ERROR."""
+    """How a job that was started ended; `state` is RUN_DONE or RUN_ERROR, or RUN_TIMEOUT where its node was lost."""
 
     state: JobState
     result: Result

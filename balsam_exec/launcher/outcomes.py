@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterable
 from dataclasses import replace
@@ -26,6 +27,9 @@ _HINTS = {
     signal.SIGSEGV: "; a crash in compiled code, its output may say where",
 }
 
+#: Of srun, whose exit code is 0 then as well.
+_NODE_FAILURE = re.compile("^srun: error: (Node failure on .*)", re.MULTILINE)
+
 
 def done(value: bytes | None = None, return_code: int | None = None) -> Outcome:
     data = {} if return_code is None else {"return_code": return_code}
@@ -44,6 +48,11 @@ def failed(reason: str, error: str, return_code: int | None = None, exception: b
     return Outcome(JobState.RUN_ERROR, result, data)
 
 
+def lost(error: str) -> Outcome:
+    """It was cut short, through no fault of its own."""
+    return Outcome(JobState.RUN_TIMEOUT, Result(ok=False, error=error), {"error": error})
+
+
 def refused(problem: BalsamError) -> Outcome:
     """The job's app, arguments or result could not be handled; whoever waits for it gets this very error."""
     payload, _ = dump_exception(problem)
@@ -59,6 +68,14 @@ def command_ended(return_code: int, *outputs: tuple[Path, int]) -> Outcome:
         return done(return_code=0)
     error = f"{how_it_ended(return_code)}\n{_last_words(outputs)}".strip()
     return failed("exit", error, return_code)
+
+
+def step_ended(return_code: int, *outputs: tuple[Path, int]) -> Outcome:
+    """The same for a command that srun has started."""
+    for output in outputs:
+        if said := _NODE_FAILURE.search(tail(*output)):
+            return lost(said[1])
+    return command_ended(return_code, *outputs)
 
 
 def worker_died(return_code: int, *outputs: tuple[Path, int]) -> Outcome:

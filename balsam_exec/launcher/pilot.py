@@ -223,7 +223,8 @@ class Pilot:
         elif timed_out and not outcome.result.value:
             self._report(job, JobState.RUN_TIMEOUT, now, {"error": timed_out})
         else:
-            self._report(job, outcome.state, now, outcome.data, outcome.result)
+            result = None if outcome.state is JobState.RUN_TIMEOUT else outcome.result
+            self._report(job, outcome.state, now, outcome.data, result)
 
     def _kill(self, doomed: frozenset[Lease], now: float, actions: list[Action]) -> None:
         """Their owner wants these jobs killed. Those on their way to us are dealt with when they arrive."""

@@ -45,8 +45,11 @@ _NOT_HERE = '*) echo "this node, $node, is none of the job\'s" >&2; exit 1 ;;'
 
 #: Sends SIGTERM to all processes of the step that is named $1, on all nodes. srun itself answers it with their SIGKILL.
 _END_STEP = """\
-squeue --noheader --steps --jobs="$SLURM_JOB_ID" --format="%i %j" |
-while read -r step name; do [ "$name" != "$1" ] || scancel --signal=TERM "$step"; done
+told=1
+while read -r step name; do
+    [ "$name" = "$1" ] && scancel --signal=TERM "$step" && told=0
+done < <(squeue --noheader --steps --jobs="$SLURM_JOB_ID" --format="%i %j")
+exit $told
 """
 
 
@@ -140,7 +143,8 @@ def node_launcher(
 
 
 def end_step(step: str) -> list[str]:
-    """The command that has the ranks of this step of an allocation of Slurm end, and gives them time to do so."""
+    """The command that has the ranks of this step of an allocation of Slurm end, and gives them time to do so. Its exit
+    code is 1 if there were none to be told."""
     return ["bash", "-c", _END_STEP, "bash", step]
 
 
