@@ -108,6 +108,15 @@ class SiteBench:
             agent.close()
 
 
+def start_agent(bench: SiteBench, **environ: str) -> subprocess.CompletedProcess[str]:
+    """An agent that is expected to end at once."""
+    command = [sys.executable, "-m", "balsam_exec.site", str(bench.site.path)]
+    known = {"BALSAM_URL": bench.live.url, "BALSAM_TOKEN": bench.live.token}
+    return subprocess.run(
+        command, env={**os.environ, **known, **environ}, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
 @pytest.fixture
 def site_bench(start_service: Callable[[str], LiveService], sqlite_url: str, tmp_path: Path) -> Iterator[SiteBench]:
     bench = SiteBench(start_service(sqlite_url), tmp_path / "site")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -14,7 +11,7 @@ from balsam_exec.model.batch_jobs import BatchJobPatch
 from balsam_exec.model.sites import SitePatch
 from balsam_exec.model.states import BatchJobState
 from balsam_exec.platform.processes import Process
-from tests.site.conftest import SiteBench
+from tests.site.conftest import SiteBench, start_agent
 from tests.support.processes import wait_until
 
 RUNNING, FINISHED = BatchJobState.RUNNING, BatchJobState.FINISHED
@@ -165,15 +162,6 @@ def test_the_agent_is_heard_of(site_bench: SiteBench) -> None:
     heard = site_bench.service.site(site_bench.record.id).last_refresh
     assert heard is not None
     assert (datetime.now(UTC) - heard).total_seconds() < 30
-
-
-def start_agent(site_bench: SiteBench, **environ: str) -> subprocess.CompletedProcess[str]:
-    """An agent that is expected to end at once."""
-    command = [sys.executable, "-m", "balsam_exec.site", str(site_bench.site.path)]
-    known = {"BALSAM_URL": site_bench.live.url, "BALSAM_TOKEN": site_bench.live.token}
-    return subprocess.run(
-        command, env={**os.environ, **known, **environ}, capture_output=True, text=True, timeout=30, check=False
-    )
 
 
 def test_one_agent_at_a_time(site_bench: SiteBench) -> None:
