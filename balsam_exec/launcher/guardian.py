@@ -17,10 +17,16 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from balsam_exec.platform.processes import adopt_orphans
 
+if TYPE_CHECKING:
+    import psutil
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: Seconds that Slurm's srun has to kill its tasks on other nodes, before it is killed itself and they live on.
+_PATIENCE = 5.0
 
 
 def guarded(launch: Callable[[Sequence[int]], int]) -> int:
@@ -62,11 +68,25 @@ def _wait_for(child: int) -> int:
             return code if code >= 0 else 128 - code
 
 
+def _end_sruns(processes: Sequence[psutil.Process]) -> None:
+    """What they have started on other nodes is killed when they are told to end."""
+    import psutil
+
+    sruns = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if process.name() == "srun":
+                process.terminate()
+                sruns.append(process)
+    psutil.wait_procs(sruns, timeout=_PATIENCE)
+
+
 def _kill_descendants() -> None:
     """Until none is left: the children of whatever dies become ours."""
     import psutil  # only now, so that the guardian stays small
 
     this = psutil.Process()
+    _end_sruns(this.children(recursive=True))
     while left := this.children(recursive=True):
         for process in left:
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):

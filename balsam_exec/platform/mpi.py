@@ -44,10 +44,11 @@ _NODE = "node=${SLURMD_NODENAME:-$(hostname)}"
 _NOT_HERE = '*) echo "this node, $node, is none of the job\'s" >&2; exit 1 ;;'
 
 #: Sends SIGTERM to all processes of the step that is named $1, on all nodes. srun itself answers it with their SIGKILL.
+#: Without the controller (--ctld) scancel would ask all nodes of the allocation, and fail where one has none of them.
 _END_STEP = """\
 told=1
 while read -r step name; do
-    [ "$name" = "$1" ] && scancel --signal=TERM "$step" && told=0
+    [ "$name" = "$1" ] && scancel --ctld --signal=TERM "$step" && told=0
 done < <(squeue --noheader --steps --jobs="$SLURM_JOB_ID" --format="%i %j")
 exit $told
 """

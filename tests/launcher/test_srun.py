@@ -65,7 +65,7 @@ def test_ranks_that_are_told_to_end_are_cut_short(
     """Whatever code they exit with: perhaps they have just written a checkpoint."""
     job_id, running = run(srun=RANKS, squeue='echo "1.7 other"; echo "1.8 $(cat step)"', scancel='echo "$@" >over')
     assert drained(service, tmp_path, job_id, running).state is JobState.RUN_TIMEOUT
-    assert (tmp_path / "data/job/over").read_text() == "--signal=TERM 1.8\n"
+    assert (tmp_path / "data/job/over").read_text() == "--ctld --signal=TERM 1.8\n"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,22 +10,18 @@ from typing import Any
 
 import pytest
 
+from balsam_exec.apps import payload
 from balsam_exec.model.apps import AppSpec
 from balsam_exec.model.jobs import JobSpec
-from balsam_exec.model.states import BatchJobState, JobState
+from balsam_exec.model.states import TERMINAL, BatchJobState, JobState
 from tests.site.test_slurm import SlurmSite
-from tests.support.processes import wait_until
+from tests.support.processes import wait_gone, wait_until
 from tests.support.services import LiveService
 from tests.support.slurm import SlurmCluster
 
 pytestmark = pytest.mark.timeout(180)
 
-#: Writes which node it is on, and waits until as many jobs as it is told are running.
-TOGETHER = """\
-from pathlib import Path
-import os, sys, time
-here = Path(os.environ.get("SLURMD_NODENAME", "?"))
-"""
+LAUNCHERS = pytest.mark.parametrize("launcher", ["srun", "mpiexec"])
 
 
 class Cluster(SlurmSite):
@@ -40,12 +37,15 @@ class Cluster(SlurmSite):
             text = re.sub(f"^{name}:.*", f"{name}: {value}", text, flags=re.MULTILINE)
         self.site.settings_file.write_text(text)
 
-    def app(self, command: str, **fields: Any) -> int:
-        spec = AppSpec(site_id=self.record.id, name=f"app{abs(hash(command))}", command_template=command, **fields)
-        return self.service.put_app(spec).id
-
     def submit(self, command: str, count: int = 1, **fields: Any) -> list[int]:
-        app = self.app(command)
+        spec = AppSpec(site_id=self.record.id, name=f"app{self.service.count_jobs()}", command_template=command)
+        return self._create(self.service.put_app(spec).id, count, **fields)
+
+    def call(self, function: Callable[..., Any], count: int = 1, **fields: Any) -> list[int]:
+        app = self.service.put_app(payload.call_app(self.record.id)).id
+        return self._create(app, count, arguments=payload.dump_call(function, (), {}), **fields)
+
+    def _create(self, app: int, count: int, **fields: Any) -> list[int]:
         first = self.service.count_jobs()
         specs = [JobSpec(app_id=app, workdir=f"job/{first + n}", **fields) for n in range(count)]
         return [job.id for job in self.service.create_jobs(specs)]
@@ -59,12 +59,29 @@ class Cluster(SlurmSite):
         except TimeoutError as error:
             raise AssertionError(f"{error}: {[self.service.job(job) for job in jobs]}\n{self.launchers}") from error
 
+    def result(self, job: int) -> Any:
+        self.wait([job], *TERMINAL)
+        return payload.load_result(self.service.results([job])[job])
+
     @property
     def launchers(self) -> str:
+        """What they have logged."""
         return "\n".join(log.read_text() for log in self.site.log.glob("batch-job-*.log"))
 
-    def output(self, job: int) -> str:
-        return (self.site.data / self.service.job(job).workdir / "job.out").read_text()
+    def output(self, job: int) -> list[str]:
+        """What its ranks have printed, sorted, but for what srun has to say of these nodes."""
+        lines = (self.site.data / self.service.job(job).workdir / "job.out").read_text().splitlines()
+        return sorted(line for line in lines if not line.startswith("srun: "))
+
+    def until(self, word: str, command: str) -> str:
+        """This, and then waiting for that word."""
+        return f"{command}; while [ ! -e {self.site.path}/{word} ]; do sleep 0.02; done"
+
+    def run(self, jobs: list[int], word: str) -> None:
+        """Have all of them run at once, and then end with the word."""
+        self.wait(jobs, JobState.RUNNING)
+        (self.site.path / word).touch()
+        self.wait(jobs, JobState.JOB_FINISHED)
 
 
 @pytest.fixture
@@ -77,31 +94,120 @@ def cluster(
 
 
 def test_a_launcher_on_each_node(cluster: Cluster) -> None:
-    """Four jobs that each have a node for themselves run at once on four nodes, under four sessions."""
-    go = cluster.site.path / "go"
-    jobs = cluster.submit(f"echo $SLURMD_NODENAME; while [ ! -e {go} ]; do sleep 0.02; done", 4)
+    """Four jobs that each have a node for themselves run at once on four nodes, under four sessions; what is cut short
+    by scancel runs again."""
+    jobs = cluster.submit(cluster.until("go", "echo $SLURMD_NODENAME"), 4)
     cluster.agent()
-    allocation = cluster.request(4, job_mode="serial", idle_ttl_sec=0)
-    cluster.wait(jobs, JobState.RUNNING)
+    allocation = cluster.request(4, job_mode="serial")
+    cluster.run(jobs, "go")
     assert len(cluster.service.sessions(site_id=[cluster.record.id]).results) == 4
-    cluster.go()
-    cluster.wait(jobs, JobState.JOB_FINISHED)
-    ended = cluster.wait_state(allocation, BatchJobState.FINISHED)
-    assert ended.status_info["exit_code"] == 0, cluster.launchers
-    assert sorted(map(cluster.output, jobs)) == [f"{node}\n" for node in cluster.cluster.nodes]
+    assert sorted(map(cluster.output, jobs)) == [[node] for node in cluster.cluster.nodes]
 
-
-def test_ranks_on_several_nodes_by_srun(cluster: Cluster) -> None:
-    cluster.set(mpi_launcher="srun")
-    go = cluster.site.path / "go"
-    jobs = cluster.submit(
-        f"echo $SLURMD_NODENAME; while [ ! -e {go} ]; do sleep 0.02; done", 2, num_nodes=2, ranks_per_node=2
-    )
-    cluster.agent()
-    allocation = cluster.request(4, idle_ttl_sec=0)
-    cluster.wait(jobs, JobState.RUNNING)
-    cluster.go()
-    cluster.wait(jobs, JobState.JOB_FINISHED)
+    long = cluster.submit("exec sleep 300", 4)
+    cluster.wait(long, JobState.RUNNING)
+    scheduler_id = cluster.service.batch_job(allocation.id).scheduler_id
+    assert scheduler_id
+    cluster.cluster.run("scancel", scheduler_id)
+    cluster.wait(long, JobState.RESTART_READY)
     cluster.wait_state(allocation, BatchJobState.FINISHED)
-    nodes = [node for node in cluster.cluster.nodes for _ in range(2)]
-    assert sorted(line for job in jobs for line in cluster.output(job).splitlines() if "srun" not in line) == nodes
+    assert cluster.service.sessions(site_id=[cluster.record.id]).results == []
+
+
+def test_serial_launchers_drain(cluster: Cluster) -> None:
+    """Cancelled by their owner, jobs have their grace on all nodes."""
+    saves = "trap 'sleep 0.2; echo saved; exit 0' TERM; touch ready; while :; do sleep 0.02; done"
+    jobs = cluster.submit(saves, 3)
+    cluster.set(cancel_grace_sec=20)
+    cluster.agent()
+    allocation = cluster.request(3, job_mode="serial")
+    wait_until(lambda: len(list(cluster.site.data.glob("job/*/ready"))) == 3, 60, "the jobs to be ready")
+    cluster.cancel(allocation)
+    cluster.wait(jobs, JobState.RESTART_READY)
+    cluster.wait_state(allocation, BatchJobState.FINISHED)
+    assert all("saved" in cluster.output(job) for job in jobs)
+
+
+@LAUNCHERS
+def test_jobs_over_the_nodes_of_an_mpi_allocation(cluster: Cluster, launcher: str) -> None:
+    cluster.set(mpi_launcher=launcher, gpus=4)
+    nodes = cluster.cluster.nodes
+    halves = [[node for node in pair for _ in range(2)] for pair in (nodes[:2], nodes[2:])]
+    show = "echo $SLURMD_NODENAME ${CUDA_VISIBLE_DEVICES:-none}"
+    wide = cluster.submit(cluster.until("one", show), 2, num_nodes=2, ranks_per_node=2, gpus_per_rank=2)
+    cluster.agent()
+    allocation = cluster.request(4)
+    cluster.run(wide, "one")
+    assert sorted(map(cluster.output, wide)) == [[f"{node} 0,1,2,3" for node in half] for half in halves]
+
+    shared = {"node_packing_count": 4, "gpus_per_rank": 1}
+    first = cluster.submit(cluster.until("two", show), **shared)
+    cluster.wait(first, JobState.RUNNING)
+    second = cluster.submit(cluster.until("two", show), num_nodes=4, **shared)
+    cluster.run(first + second, "two")
+    assert cluster.output(second[0]) == [f"{nodes[0]} 1", *(f"{node} 0" for node in nodes[1:])]
+
+    alone = cluster.submit(cluster.until("three", show), 4)
+    cluster.run(alone, "three")
+    assert sorted(map(cluster.output, alone)) == [[f"{node} none"] for node in nodes]
+
+    def where() -> str:
+        return os.environ["SLURMD_NODENAME"]
+
+    def world() -> Any:
+        from mpi4py import MPI
+
+        return MPI.COMM_WORLD.gather((MPI.COMM_WORLD.rank, os.environ["SLURMD_NODENAME"]))
+
+    pmi = {"--mpi": "pmi2"} if launcher == "srun" else {}
+    (together,) = cluster.call(world, num_nodes=2, ranks_per_node=2, launch_params=pmi)
+    cluster.wait([together], JobState.JOB_FINISHED)
+    calls = cluster.call(where, 3)
+    assert cluster.result(together) in [list(enumerate(half)) for half in halves]
+    assert {cluster.result(job) for job in calls} <= set(nodes)
+    cluster.cancel(allocation)
+    cluster.wait_state(allocation, BatchJobState.FINISHED)
+    assert not list(cluster.site.exchange.iterdir())
+
+
+@LAUNCHERS
+def test_a_kill_reaches_all_nodes(cluster: Cluster, launcher: str) -> None:
+    """Ranks have their grace wherever they are, and those that do not listen are gone when the job is said to be."""
+    cluster.set(mpi_launcher=launcher)
+    pid = "echo $$ > pid-$SLURMD_NODENAME"
+    saves = f"trap 'sleep 0.2; echo saved on $SLURMD_NODENAME; exit 0' TERM; {pid}; while :; do sleep 0.02; done"
+    deaf = f"trap '' TERM; {pid}; while :; do sleep 0.02; done"
+    jobs = [*cluster.submit(saves, num_nodes=2), *cluster.submit(deaf, num_nodes=2)]
+    cluster.agent()
+    cluster.request(4)
+
+    def pids() -> list[int]:
+        return [int(text) for path in cluster.site.data.glob("job/*/pid-*") if (text := path.read_text())]
+
+    wait_until(lambda: len(pids()) == 4, 60, "the ranks to run")
+    cluster.service.kill_jobs(jobs)
+    cluster.wait(jobs, JobState.USER_KILLED)
+    assert all(wait_gone(pid, 0) for pid in pids())
+    said = [line for line in cluster.output(jobs[0]) if "saved" in line]
+    assert said == [f"saved on {node}" for node in cluster.cluster.nodes[:2]]
+
+
+def test_partitions(cluster: Cluster) -> None:
+    """Each has its own mode, nodes and tags."""
+    cluster.set(mpi_launcher="srun")
+    show = cluster.until("go", "echo $SLURMD_NODENAME")
+    small = cluster.submit(show, 2, tags={"size": "small"})
+    large = cluster.submit(show, 1, num_nodes=2, tags={"size": "large"})
+    other = cluster.submit(show, 1, tags={"size": "other"})
+    cluster.agent()
+    partitions = [
+        {"job_mode": "mpi", "num_nodes": 2, "filter_tags": {"size": "large"}},
+        {"job_mode": "serial", "num_nodes": 2, "filter_tags": {"size": "small"}},
+    ]
+    allocation = cluster.request(4, partitions=partitions)
+    cluster.run(small + large, "go")
+    nodes = cluster.cluster.nodes
+    assert cluster.output(large[0]) == nodes[:2]
+    assert sorted(map(cluster.output, small)) == [[node] for node in nodes[2:]]
+    assert cluster.service.job(other[0]).state is JobState.PREPROCESSED
+    cluster.cancel(allocation)
+    cluster.wait_state(allocation, BatchJobState.FINISHED)
