@@ -73,14 +73,14 @@ def submit(
 ) -> None:
     """Request an allocation; its launcher runs the site's jobs (with --tag, only those with these tags)."""
     from balsam_exec.cli.output import print_one
-    from balsam_exec.client.sites import site_id
+    from balsam_exec.cli.selection import one_site
     from balsam_exec.model.batch_jobs import BatchJobSpec
 
     partitions = _partitions(part)
     service = connect()
     spec = BatchJobSpec.model_validate(
         {
-            "site_id": site_id(service, site),
+            "site_id": one_site(service, site),
             "num_nodes": nodes or sum(partition["num_nodes"] for partition in partitions) or 1,
             "wall_time_min": time,
             "job_mode": mode.value,

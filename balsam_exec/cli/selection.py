@@ -23,9 +23,10 @@ def chosen_sites(service: Service, text: str | None) -> list[SiteRecord]:
 
 
 def one_site(service: Service, text: str | None) -> int:
-    """The one site that is meant; without a text the configured one, or the only one. Raises InvalidRequest."""
+    """The one site that is meant; without a text the one that the cwd is in, the configured one, or the only one.
+    Raises InvalidRequest."""
     if text is None:
-        return site_id(service)
+        return _around() or site_id(service)
     found = chosen_sites(service, text)
     if len(found) > 1:
         raise InvalidRequest(f"one site, please; {text!r} are {', '.join(site.name for site in found)}")
@@ -63,9 +64,13 @@ def _none(why: str, sites: Sequence[SiteRecord]) -> list[SiteRecord]:
 
 def this_site(service: Service) -> int:
     """The id of the site that the cwd is in, or else of the configured one. Raises InvalidRequest, DoesNotExist."""
-    around = SiteDirectory.around(Path.cwd())
-    if around is not None and (found := around.settings().site_id) is not None:
-        return found
+    if (around := _around()) is not None:
+        return around
     if service.default_site is None:
         raise InvalidRequest("the cwd is not in a site, and BALSAM_SITE is not set")
     return site_id(service)
+
+
+def _around() -> int | None:
+    site = SiteDirectory.around(Path.cwd())
+    return None if site is None else site.settings().site_id

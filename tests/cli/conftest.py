@@ -47,6 +47,13 @@ class Balsam:
     def json(self, *arguments: object) -> Any:
         return json.loads(self(*arguments, "--json"))
 
+    def fails_at_length(self, *arguments: object) -> str:
+        """What a command says that fails with more than a line."""
+        code, out, err = self.run(*arguments)
+        assert code == 1, (out, err)
+        assert err.startswith("balsam: ")
+        return err
+
     def fails(self, *arguments: object, code: int = 1, stdin: str = "") -> str:
         """The one line that a command fails with."""
         found, out, err = self.run(*arguments, stdin=stdin)

@@ -33,12 +33,14 @@ def complete(typed: str) -> list[str]:
 def test_names_of_apps_and_sites(balsam: Balsam, hello: AppRecord) -> None:
     assert complete("balsam job create --app ") == ["Hello"]
     assert complete("balsam app show H") == ["Hello"]
-    assert complete("balsam job ls --site ") == ["all", "theta"]
-    assert complete("balsam queue submit --site th") == ["theta"]
+    assert complete("balsam job ls --site ") == ["active", "all", "theta", "this"]
+    assert complete("balsam job ls --site all,the") == ["all,theta"]
+    assert complete("balsam queue submit --site th") == ["theta", "this"]
 
 
 def test_what_needs_no_service(tmp_path: Path) -> None:
     assert complete("balsam job mo") == ["modify"]
+    assert complete("balsam site init --platform po") == ["polaris"]
     assert complete("balsam job ls --state JOB") == ["JOB_FINISHED"]
     assert complete("balsam job modify --set num_n") == ["num_nodes="]
 
@@ -50,4 +52,4 @@ def test_without_a_service_it_is_silent(url: str | None, monkeypatch: pytest.Mon
         monkeypatch.setenv("BALSAM_TOKEN", "x")
         monkeypatch.setattr(completion, "_PATIENCE", 0.1)
     assert completion.apps("") == []
-    assert completion.sites("") == ["all"]
+    assert completion.sites("") == ["active", "all", "this"]

@@ -1,4 +1,4 @@
-"""`balsam queue`, `site`, `token`, `login`, `server`, and the command as a whole."""
+"""`balsam queue`, `token`, `login`, `server`, and the command as a whole."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ from balsam_exec.client.config import load_credentials
 from balsam_exec.client.service import Service
 from balsam_exec.model.batch_jobs import BatchJobPatch
 from balsam_exec.model.errors import NotAuthenticated
-from balsam_exec.model.sites import SitePatch, SiteRecord
+from balsam_exec.model.sites import SiteRecord
 from balsam_exec.model.states import BatchJobState
-from balsam_exec.platform.settings import SiteDirectory
 from tests.cli.conftest import Balsam, execute
-from tests.support.processes import wait_until
 
 # --- queue
 
@@ -67,66 +65,6 @@ def test_queue_ls_and_rm(balsam: Balsam, site: SiteRecord) -> None:
     assert [(int(row["ID"]), row["INFO"]) for row in everything] == [(first, "exit code 0"), (second, "")]
     assert balsam.json("queue", "ls")[0]["id"] == second
     assert "99" in balsam.fails("queue", "rm", 99)
-
-
-# --- site
-
-
-def test_site_init_and_ls(balsam: Balsam, tmp_path: Path) -> None:
-    path = tmp_path / "theta-gpu"
-    told = balsam("site", "init", path, "--name", "theta-gpu")
-    (row,) = balsam.rows("site", "ls")
-    assert row["NAME"] == "theta-gpu"
-    assert row["PATH"] == str(path)
-    assert f"id {row['ID']}" in told
-    assert {entry.name for entry in path.iterdir()} == {"settings.yml", "job-template.sh", "data", "log", "qsubmit"}
-    settings = SiteDirectory(path).settings()
-    assert settings.name == "theta-gpu"
-    assert str(settings.site_id) == row["ID"]
-    assert "is a site already" in balsam.fails("site", "init", path, "--name", "other")
-    assert "choose another" in balsam.fails("site", "init", tmp_path / "other", "--name", "theta-gpu")
-    assert not (tmp_path / "other").exists()
-    assert [site["name"] for site in balsam.json("site", "ls")] == ["theta-gpu"]
-
-
-def test_site_start(balsam: Balsam, tmp_path: Path) -> None:
-    path = tmp_path / "site"
-    balsam("site", "init", path, "--name", "mine")
-    (site,) = balsam.service.sites().results
-    balsam.service.patch_site(site.id, SitePatch(name="renamed"))
-    command = [sys.executable, "-m", "balsam_exec.cli", "site", "start", str(path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as agent:
-        try:
-            wait_until(lambda: balsam.service.site(site.id).last_refresh is not None, 30, "the agent to be heard of")
-            wait_until(lambda: "serving site renamed" in agent.stderr.readline(), 10, "its word")  # type: ignore[union-attr]
-        finally:
-            agent.send_signal(signal.SIGINT)
-        rest = agent.communicate(timeout=20)[1]
-        assert agent.returncode == 0, rest
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ("name: x\ncoers: 4\n", "there is no setting 'coers' (there are: name, site_id,"),
-        ("name: x\ncores: many\n", "cores: "),
-        ("name: x\nscheduler: cobalt\n", "scheduler: "),
-        ("- x\n", "holds no settings"),
-        ("name: [x\n", "is not YAML"),
-        ("cores: 4\n", "name: "),
-        ("name: x\n", "balsam site init"),
-    ],
-)
-def test_site_start_with_wrong_settings(balsam: Balsam, tmp_path: Path, settings: str, message: str) -> None:
-    (tmp_path / "settings.yml").write_text(settings)
-    result = execute("site", "start", str(tmp_path), home=tmp_path)
-    assert result.returncode == 1
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-def test_site_start_where_there_is_none(balsam: Balsam, tmp_path: Path) -> None:
-    assert "is not a site" in balsam.fails("site", "start", tmp_path)
 
 
 # --- token and login
