@@ -26,7 +26,7 @@ class LiveService:
     """`python -m balsam_exec.server` on a database. Over `restart` it keeps its port, and callers just wait.
 
     `url` and `token` reach it; `service` is a client of it. The process ends with this one, whatever happens.
-    With a `template` it starts in a twentieth of the time.
+    With a `template` it starts in a tenth of the time.
     """
 
     def __init__(self, database: str, directory: Path, *options: str, template: Template | None = None) -> None:
