@@ -56,13 +56,13 @@ def part_of_allocation(
 def hosts_in(lines: Sequence[str]) -> tuple[str, ...]:
     """The hosts of a file that names each once or once for each of its slots, in their order.
 
-    A host with a single slot, where others have several, is one from which programs are only launched (LSF on Summit
-    and its kin lists its batch node so).
+    The first is left out where it has a single slot and all others have more: programs are only launched from it (so
+    LSF lists the batch node of Summit and its kin).
     """
     slots = Counter(name for line in lines if (name := line.strip()))
-    most = max(slots.values(), default=0)
-    launching = {host for host, count in slots.items() if count == 1 < most}
-    return tuple(host for host in slots if host not in launching)
+    first, *others = slots or [""]
+    only_launches = slots[first] == 1 and others and all(slots[host] > 1 for host in others)
+    return tuple(others if only_launches else slots)
 
 
 def _hosts(environ: Mapping[str, str]) -> tuple[str, ...]:

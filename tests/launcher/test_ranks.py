@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from balsam_exec.apps import payload
+from balsam_exec.launcher.ranks import sweep
 from balsam_exec.model.base import MAX_ENTITY
 from balsam_exec.model.errors import JobFailed, PayloadError, TooLarge, WorkerDied
 from balsam_exec.model.states import JobState
@@ -247,3 +248,13 @@ def test_nothing_is_left_of_the_ranks_of_a_killed_job(world: World, tmp_path: Pa
     for path in pids.iterdir():
         assert wait_gone(int(path.name), timeout=0)
     assert not list((tmp_path / "exchange").iterdir())
+
+
+def test_what_launchers_that_were_killed_have_left_is_removed(tmp_path: Path) -> None:
+    sweep(tmp_path / "exchange", lambda: pytest.fail("nobody needs to ask for sessions"))
+    left = [tmp_path / "exchange" / name for name in ("7-1", "7-2", "8-1", "notes")]
+    for path in left:
+        path.mkdir(parents=True)
+        (path / "call").touch()
+    sweep(tmp_path / "exchange", lambda: {8, 9})
+    assert [path.exists() for path in left] == [False, False, True, True]

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from balsam_exec.apps import payload
 from balsam_exec.model.apps import AppSpec
 from balsam_exec.model.jobs import JobSpec
 from balsam_exec.model.states import TERMINAL, BatchJobState, JobState
+from tests.launcher.test_process import proper_of
 from tests.site.test_slurm import SlurmSite
 from tests.support.processes import wait_gone, wait_until
 from tests.support.services import LiveService
@@ -211,3 +213,25 @@ def test_partitions(cluster: Cluster) -> None:
     assert cluster.service.job(other[0]).state is JobState.PREPROCESSED
     cluster.cancel(allocation)
     cluster.wait_state(allocation, BatchJobState.FINISHED)
+
+
+def test_nothing_is_left_of_a_crew_whose_launcher_is_killed(cluster: Cluster) -> None:
+    """On other nodes neither, where Slurm would let it run until the allocation ends; the other crew goes on."""
+    cluster.set(mpi_launcher="srun")
+    cluster.submit("echo $$ > pid-$SLURMD_NODENAME; sleep 300", num_nodes=2, tags={"crew": "mpi"})
+    others = cluster.submit("sleep 300", tags={"crew": "serial"})
+    cluster.agent()
+    partitions = [{"job_mode": mode, "num_nodes": 2, "filter_tags": {"crew": mode}} for mode in ("mpi", "serial")]
+    cluster.request(4, partitions=partitions)
+
+    def pids() -> list[int]:
+        return [int(text) for path in cluster.site.data.glob("job/0/pid-*") if (text := path.read_text())]
+
+    wait_until(lambda: len(pids()) == 2, 60, "the ranks to run")
+    cluster.wait(others, JobState.RUNNING)
+    launchers = {int(pid) for pid in re.findall(r"crew 0, mpi .*: process (\d+)", cluster.launchers)}
+    for pid in launchers:
+        proper_of(psutil.Process(pid)).kill()
+    assert all(wait_gone(pid, 10) for pid in pids())
+    assert cluster.service.job(others[0]).state is JobState.RUNNING
+    wait_until(lambda: "crew 0 ended with code 137" in cluster.launchers, 20, "the end of the crew")
