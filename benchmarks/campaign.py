@@ -218,11 +218,10 @@ class Campaign:
         short, cancelled = self._request("mpi", wall_time_min=1), self._request("serial", wall_time_min=30)
         self._wait(lambda: self._finished() > 0.2, deadline, "a fifth of the jobs to finish")
         self._cluster.run("scancel", self._scheduler_id(cancelled))
-        self._wait(lambda: self._has_ended(short), deadline, "the first allocation to reach its wall time")
-        self._wait(lambda: self._finished() > 0.6, deadline, "more jobs to finish")
+        self._wait(lambda: self._finished() > 0.5, deadline, "half of the jobs to finish")
         self._fail_a_node(deadline)
+        self._wait(lambda: self._has_ended(short), deadline, "the first allocation to reach its wall time")
         self._wait(lambda: self._finished() == 1, deadline, "all jobs to finish")
-        self._wait(lambda: not self._allocations(BatchJobState.RUNNING), deadline, "the allocations to end")
         return self._outcome()
 
     def _submit(self) -> None:
@@ -256,7 +255,7 @@ class Campaign:
         return self._service.create_batch_job(spec)
 
     def _fail_a_node(self, deadline: float) -> None:
-        """Of an allocation whose jobs run; it is there again when the allocation is gone."""
+        """Of an allocation of the queue maintainer whose jobs run; it is there again when the allocation is gone."""
         self._wait(lambda: self._at_work() is not None, deadline, "an allocation with jobs")
         victim = self._at_work()
         assert victim is not None
@@ -269,7 +268,8 @@ class Campaign:
 
     def _at_work(self) -> BatchJobRecord | None:
         for allocation in self._allocations(BatchJobState.RUNNING):
-            if self._service.count_jobs(batch_job_id=[allocation.id], state=[JobState.RUNNING]) > SIZE:
+            at_work = self._service.count_jobs(batch_job_id=[allocation.id], state=[JobState.RUNNING])
+            if allocation.origin == "queue_maintainer" and at_work > SIZE:
                 return allocation
         return None
 
