@@ -116,7 +116,8 @@ def launch_prefix(
     elif launcher == "srun":
         options = _srun(job, hosts, step)
     given = [word for key, value in job.launch_params.items() if key != CPU_AFFINITY for word in (key, value)]
-    return [program, *options, *filter(None, given), *_in_their_places(parts, environ, launcher == "srun")]
+    in_places = _in_their_places(parts, environ, by_srun=os.path.basename(program) == "srun")
+    return [program, *options, *filter(None, given), *in_places]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ def render(template: str, job: Resources, hosts: Sequence[str]) -> list[str]:
     values = {name: getattr(job, name) for name in (*names, "cores_per_rank")}
     try:
         made = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template)
-        words = shlex.split(made.render(values, hosts=list(hosts)))
+        words = shlex.split(made.render(values, hosts=list(hosts) or ["localhost"]))
     except (jinja2.TemplateError, ValueError) as error:
         raise ConfigurationError(f"the launcher {template!r} cannot be filled in: {error}") from error
     if not words:
@@ -169,7 +170,7 @@ def _mpiexec(job: Resources, hosts: Sequence[str], program: str, environ: Mappin
     ranks = ["-n", str(job.ranks)]
     if not hosts:
         return ranks
-    if not _is_open_mpi(program):
+    if not os.path.isabs(program) or not _is_open_mpi(program):
         return [*ranks, "--ppn", str(job.ranks_per_node), "--hosts", ",".join(hosts)]
     slots = ",".join(f"{host}:{job.ranks_per_node}" for host in hosts)
     ours = [name for name, value in environ.items() if os.environ.get(name) != value]  # it hands on no others
