@@ -143,6 +143,21 @@ def site_settings() -> str:
     return settings(SiteSettings)
 
 
+def platforms() -> str:
+    from balsam_exec.platform.platforms import names, platform
+
+    def row(name: str) -> list[object]:
+        found = platform(name)
+        site = found.settings_of(name)
+        queues = ", ".join(f"`{queue}`" for queue in site.allowed_queues)
+        shape = ["as found" if count is None else count for count in (site.cores, site.gpus)]
+        links = " ".join(f"[{number}]({url})" for number, url in enumerate(found.sources, 1))
+        return [f"`{name}`", found.title, site.scheduler, *shape, queues, links]
+
+    columns = ["platform", "is", "scheduler", "cores", "GPUs", "queues", "documentation"]
+    return table(columns, map(row, names()))
+
+
 def server_settings() -> str:
     from balsam_exec.server.config import ServerSettings
 
@@ -195,6 +210,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "wait-exit-codes": wait_exit_codes,
     "cli": cli,
     "site-settings": site_settings,
+    "platforms": platforms,
     "server-settings": server_settings,
     "limits": limits,
     "routes": routes,
