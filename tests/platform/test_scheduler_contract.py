@@ -128,6 +128,19 @@ def test_a_key_runs_once(bench: Bench) -> None:
     assert bench.logged() == ["run"]
 
 
+def test_an_id_that_was_lost_is_known_to_the_scheduler(bench: Bench) -> None:
+    """The machine went down after the submission: the record of it is empty."""
+    if isinstance(bench, LocalBench):
+        return  # its record is made by the job itself, before it starts
+    scheduler_id = bench.submit("echo run")
+    bench.wait_finished(scheduler_id)
+    (bench.qsubmit / "1.id").write_text("")
+    bench.restart()
+    assert bench.scheduler.find("1") == scheduler_id
+    assert bench.submit("echo run") == scheduler_id
+    assert bench.logged() == ["run"]
+
+
 def test_a_key_runs_once_when_several_submit_it_at_once(bench: Bench) -> None:
     ids: list[str] = []
     spec = bench.spec()
