@@ -50,6 +50,8 @@ SETTINGS: Mapping[str, Any] = {
 }
 #: Seconds between two looks at how far it is.
 LOOK = 0.2
+#: Seconds between the end of a job's work and that of its run, in which the end may stay unheard.
+CLOSE = 1.0
 
 #: A job appends to this file of its workdir when it is done, and not before.
 COMPLETED = "completed"
@@ -143,10 +145,12 @@ class Outcome:
 
     @property
     def unheard(self) -> list[Completion]:
-        """What was done on a node that had failed, or was about to, so that nobody heard of it: it is done again. (The
-        nodes here do not really fail. Slurm is told that they did, and what runs there goes on for a moment.)"""
-        lost = [run for run in self.runs if run.reason.startswith("Node failure")]
-        return [done for done in self.completions if any(_within(done, run) for run in lost)]
+        """What was done just as its run was cut short, so that nobody heard of it: it is done again. srun tells of the
+        end of its ranks some time later; what runs on a node that Slurm takes for failed goes on for a moment."""
+        lost = [run for run in self.runs if run.state is JobState.RUN_TIMEOUT]
+        return [
+            done for done in self.completions if any(_within(done, run) and run.end - done.end < CLOSE for run in lost)
+        ]
 
     def problems(self) -> list[str]:
         """What is not as it should be: every job finished, once, and on nodes of its own."""

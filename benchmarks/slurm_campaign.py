@@ -23,7 +23,7 @@ def measure(options: argparse.Namespace) -> Report:
     wrong = [float(len(outcome.problems())) for outcome in outcomes]
     report.add("jobs that did not finish, or not exactly once", wrong, "", "0", not any(wrong))
     report.add("runs that were cut short, and done again", [outcome.cut_short.total() for outcome in outcomes], "")
-    report.add("of these, done already on the node that failed", [len(outcome.unheard) for outcome in outcomes], "")
+    report.add("of these, done already when they were cut short", [len(outcome.unheard) for outcome in outcomes], "")
     used = [outcome.utilization for outcome in outcomes]
     report.add("utilization", [100 * share for share in used], "%", f"over {GOAL:.0%}", min(used) > GOAL)
     report.add("from the first start to the last end", [outcome.makespan for outcome in outcomes], "s")

@@ -32,6 +32,7 @@ def test_all_jobs_finish_once_whatever_happens_to_their_allocations(slurm: Slurm
         outcome = Campaign(deployment, slurm, JOBS, SECONDS).run(timeout=180)
     tell(outcome)
     assert outcome.problems() == []
+    assert len(outcome.unheard) <= 5
     ends = [allocation.record.status_info["info"] for allocation in outcome.allocations[:3]]
     assert [end.partition(":")[0] for end in ends] == ["COMPLETED", "CANCELLED", "NODE_FAIL"]
     reasons = " ".join(outcome.cut_short)
@@ -94,6 +95,14 @@ def test_a_campaign_that_went_well_has_no_problems() -> None:
     assert GOOD.cut_short == {"the allocation's time is over": 1}
     assert GOOD.makespan == 10
     assert GOOD.ideal == pytest.approx((5 / 4 + 3) / 4)
+
+
+def test_what_nobody_heard_of_is_done_again() -> None:
+    """Only if it was done just before its run was cut short, at 12 s."""
+    close, early = Completion(1, 10.1, 11.9, ("a",), ()), Completion(1, 10.1, 10.9, ("a",), ())
+    crossed = replace(GOOD, completions=[close, *COMPLETIONS])
+    assert (crossed.unheard, crossed.problems()) == ([close], [])
+    assert replace(GOOD, completions=[early, *COMPLETIONS]).unheard == []
 
 
 @pytest.mark.parametrize(
