@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-import jinja2
 import yaml
 
 from balsam_exec.platform.settings.site import SiteSettings
@@ -18,6 +17,8 @@ _TEMPLATES = resources.files(__package__) / "templates"
 
 def settings_text(settings: SiteSettings) -> str:
     """The settings.yml that says this, with comments."""
+    import jinja2  # launchers read settings and never write them
+
     values = settings.model_dump(mode="json")
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True).from_string(
         (_TEMPLATES / "settings.yml.j2").read_text(encoding="utf-8")
