@@ -138,8 +138,8 @@ def node_launcher(
     if template is None and "SLURM_JOB_ID" in environ and (srun := _find("srun", environ.get("PATH"))):
         shape = ["--overlap", f"--nodes={len(hosts)}", f"--ntasks={len(hosts)}", "--ntasks-per-node=1"]
         plain = ["--cpu-bind=none", "--mpi=none", "--export=ALL", "--job-name=balsam-launchers"]
-        # Each ends in its own time.
-        words = [srun, *shape, f"--nodelist={','.join(hosts)}", "--kill-on-bad-exit=0", "--wait=0", *plain]
+        own_end = ["--kill-on-bad-exit=0", "--no-kill", "--wait=0"]
+        words = [srun, *shape, f"--nodelist={','.join(hosts)}", *own_end, *plain]
         return NodeLauncher(words, hands_on_stdin=True)
     return NodeLauncher(launch_prefix(job, environ, [Part(host) for host in hosts], template or launcher))
 
