@@ -10,7 +10,7 @@ from balsam_exec.api.resource import Field, Resource, Routes
 from balsam_exec.client.service import Service
 from balsam_exec.model.allowed import QueueLimits
 from balsam_exec.model.queries import SiteQuery
-from balsam_exec.model.sites import SitePatch, SiteSpec
+from balsam_exec.model.sites import AgentRecord, SitePatch, SiteSpec
 
 
 class Site(Resource):
@@ -44,3 +44,5 @@ class Site(Resource):
     globus_endpoint_id: Field[str | None] = Field()
     created: Field[datetime] = Field(read_only=True)
     last_refresh: Field[datetime | None] = Field(read_only=True)
+    active: Field[bool] = Field(read_only=True)
+    agent: Field[AgentRecord | None] = Field(read_only=True)
