@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from balsam_exec.launcher.events import Acquire
-from balsam_exec.launcher.placement import SERIAL, WHOLE, Need, Node, Vacancy, place, room, vacancy
+from balsam_exec.launcher.placement import SERIAL, WHOLE, Need, Node, Vacancy, place, room, vacancies
 from balsam_exec.model.base import MAX_BULK
 
 #: How many times as long as it took to make room for a claim, the next one is not made.
@@ -43,6 +43,7 @@ class Asker:
         self._usual = SERIAL  #: what the last job needed, and so probably the next
         self._misfits: set[Need] = set()
         self._turns = 0
+        self._narrow_asks = 0
         self._turn_at = now + habits.patience / 4
         self._claimed: Need | None = None
         self._claimed_at = now
@@ -134,20 +135,29 @@ class Asker:
         free = room(nodes, usual)
         ahead = int(self._rate.at(now) * self._habits.prefetch)
         wanted = min(free + max(0, ahead - held), MAX_BULK)
-        vacant = vacancy(nodes)
+        kinds = vacancies(nodes)
+        vacant = kinds[self._narrow_asks % len(kinds)]
         # Work held in advance is replenished when half of it is gone, so that requests are few and full.
         if wanted > 0 and (free or wanted >= ahead / 2):
             in_advance = (wanted - min(wanted, free)) * usual.nodes * usual.occupancy / WHOLE
             found = Acquire(wanted, max_aggregate_nodes=vacant.aggregate + in_advance)
-            return _narrowed(found, vacant.or_for(usual) if in_advance else vacant) if self._misfits else found
-        # There is no room for another job like the last one, but perhaps for smaller ones.
-        return _narrowed(Acquire(1, max_aggregate_nodes=vacant.aggregate), vacant) if vacant.nodes else None
+            if not self._misfits:
+                return found
+            vacant = vacant.or_for(usual) if in_advance else vacant
+        elif vacant.nodes:  # there is no room for another job like the last one, but perhaps for smaller ones
+            found = Acquire(1, max_aggregate_nodes=vacant.aggregate)
+        else:
+            return None
+        self._narrow_asks += 1
+        wait = self._habits.patience / 4 if len(kinds) > 1 else math.inf
+        return _narrowed(found, vacant, wait)
 
 
-def _narrowed(ask: Acquire, vacant: Vacancy) -> Acquire:
+def _narrowed(ask: Acquire, vacant: Vacancy, wait: float) -> Acquire:
     return replace(
         ask,
         narrow=True,
+        wait=wait,
         max_nodes=vacant.nodes,
         max_gpus_per_node=vacant.gpus / WHOLE,
         max_cores_per_node=vacant.cores,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from balsam_exec.launcher.placement import Placement
 from balsam_exec.model.jobs import Result
-from balsam_exec.model.sessions import AcquireRequest, LeasedJob, Report, Room
+from balsam_exec.model.sessions import AcquireRequest, LeasedJob, Report, Room, SortBy
 from balsam_exec.model.states import JobState
 
 # --- what happens
@@ -112,22 +113,23 @@ class Acquire:
     claims: bool = False  #: room is made for what comes; if nothing comes, the answer comes at once
     min_nodes: int = 1
     min_wait_sec: float = 0
+    wait: float = math.inf  #: at most so many seconds for the answer
     narrow: bool = False  #: only for what has a place beside what runs; then these, too
     max_nodes: int = 0
     max_gpus_per_node: float = 0
     max_cores_per_node: int | None = None
     min_packing_count: int = 1
 
-    def request(self, room: Room, timeout: float) -> AcquireRequest:
+    def request(self, room: Room, sort_by: SortBy, timeout: float) -> AcquireRequest:
         """Of a launcher with that room, which waits for an answer for so many seconds."""
         fields = room.model_dump() | asdict(self)
-        for ours in ("claims", "narrow"):
+        for ours in ("claims", "narrow", "wait"):
             del fields[ours]
         if self.narrow:
             fields["max_gpus_per_node"] = min(room.max_gpus_per_node, self.max_gpus_per_node)
         else:
             fields |= {"max_nodes": room.max_nodes, "max_gpus_per_node": room.max_gpus_per_node}
-        return AcquireRequest(**fields, timeout=0 if self.claims else timeout)
+        return AcquireRequest(**fields, sort_by=sort_by, timeout=0 if self.claims else min(timeout, self.wait))
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,10 @@ class Start:
             return [crew_of(self._batch_job, self._orders.crew, hosts)]
         if self._settings.scheduler == "local":  # it gives this machine, whatever allocation that is a part of
             hosts = tuple(sorted(hosts, key=lambda host: host != here)[: self._batch_job.num_nodes])
-        return crews_of(self._batch_job, hosts)
+        crews = crews_of(self._batch_job, hosts)
+        for index in range(len(crews), len(self._batch_job.partitions)):
+            log.warning("partition %d has no nodes: the allocation has %d in all", index, len(hosts))
+        return crews
 
     def _start_of(self, crew: Crew) -> CrewStart:
         words = [sys.executable, "-P", "-m", "balsam_exec.launcher", "--site", str(self._site.path)]
@@ -126,6 +129,7 @@ class Start:
             filter_tags=crew.filter_tags,
             max_entity=self.service.max_entity,
             affinity=settings.cpu_affinity,
+            sort_by=settings.sort_by,
             mpi_launcher=settings.mpi_launcher,
             hook_timeout=settings.processing.hook_timeout_sec,
         )

@@ -31,7 +31,7 @@ from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.base import MAX_ENTITY, Tags
 from balsam_exec.model.errors import BalsamError, ConfigurationError, NotFound
 from balsam_exec.model.jobs import Affinity
-from balsam_exec.model.sessions import LeasedJob, Room, SessionRecord
+from balsam_exec.model.sessions import LeasedJob, Room, SessionRecord, SortBy
 from balsam_exec.platform import mpi
 from balsam_exec.platform.cpus import Core
 from balsam_exec.platform.gpus import gpu_environment
@@ -63,6 +63,7 @@ class Mission:
     filter_tags: Tags | None = None
     max_entity: int = MAX_ENTITY  #: the largest serialized result that the service takes, in bytes
     affinity: Affinity = "none"  #: of jobs that do not say
+    sort_by: SortBy = "small_first"  #: which jobs it takes first
     mpi_launcher: str = "mpiexec"  #: or "srun", or a template
     hook_timeout: float = 600.0  #: seconds that an app has to give a preamble
 
@@ -94,6 +95,7 @@ class Launcher:
         self._commands = CommandRunner(self.reactor)
         self._ranks = RankRunner(self._commands, mission.exchange, session.id, mission.max_entity)
         self._python = PythonRunner(self.reactor, max(node.cores for node in mission.nodes), mission.max_entity)
+        self._here = -1 if mission.here is None else mission.here  #: the node of its direct children
         self._environment = dict(environment)
         if mission.batch_job_id is not None:
             self._environment["BALSAM_BATCH_JOB_ID"] = str(mission.batch_job_id)
@@ -132,7 +134,8 @@ class Launcher:
             case Send(reports, widen):
                 self._link.report(reports, widen)
             case Acquire():
-                self._link.acquire(action.request(self._mission.room, min(_POLL, self._session.ttl_sec / 2)))
+                timeout = min(_POLL, self._session.ttl_sec / 2)
+                self._link.acquire(action.request(self._mission.room, self._mission.sort_by, timeout))
 
     def _start(self, start: Start) -> None:
         job = start.job
@@ -154,21 +157,19 @@ class Launcher:
 
     def _start_app(self, job: LeasedJob, app: AppRecord, placement: Placement, preamble: str) -> None:
         parts = {share.node: self._part(job, share) for share in placement.shares}
-        first, own = next(iter(parts.values())), parts.get(-1 if self._mission.here is None else self._mission.here)
+        first, own = next(iter(parts.values())), parts.get(self._here)
         environment = {**self._environment, **app.environment_variables, **first.variables}
         around = Surroundings(self._mission.data / job.workdir, environment, own.binding if own else (), preamble)
         is_python = app.command_template is None
-        if job.ranks == 1 and own:
-            if is_python:
-                self._python.start(job, app, around)
-            else:
-                environment["BALSAM_JOB_ID"] = str(job.id)
-                self._commands.start(job, app, around, [])
+        if job.ranks == 1 and own and is_python:
+            self._python.start(job, app, around)
             return
         environment["BALSAM_JOB_ID"] = str(job.id)
+        if job.ranks == 1 and own:
+            self._commands.start(job, app, around, [])
+            return
         python = (app.python_exe or sys.executable) if is_python else None
-        step = f"balsam-{job.id}.{job.epoch}"
-        launcher = self._mission.mpi_launcher
+        launcher, step = self._mission.mpi_launcher, f"balsam-{job.id}.{job.epoch}"
         prefix = mpi.launch_prefix(
             job, environment, list(parts.values()), launcher, python=python, path_may_change=bool(preamble), step=step
         )

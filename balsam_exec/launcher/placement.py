@@ -141,12 +141,16 @@ def is_any_free(nodes: Sequence[Node]) -> bool:
     return any(node.occupancy >= _LEAST for node in nodes)
 
 
-def vacancy(nodes: Sequence[Node]) -> Vacancy:
-    """What is free now."""
-    if not is_any_free(nodes):
-        return Vacancy()
-    emptiest = max(node.occupancy for node in nodes)
-    packing = WHOLE // (emptiest + 1) + 1
+def vacancies(nodes: Sequence[Node]) -> list[Vacancy]:
+    """What is free now: on the emptiest nodes; and on all on which anything is, if these are others, too."""
+    free = [node.occupancy for node in nodes if node.occupancy >= _LEAST]
+    if not free:
+        return [Vacancy()]
+    packings = sorted({WHOLE // (occupancy + 1) + 1 for occupancy in (max(free), min(free))})
+    return [_vacancy(nodes, packing) for packing in packings]
+
+
+def _vacancy(nodes: Sequence[Node], packing: int) -> Vacancy:
     alike = [node for node in nodes if node.occupancy >= WHOLE // packing]
     is_empty = any(node.occupancy == WHOLE and node.cores.bit_count() == node.spec.cores for node in alike)
     return Vacancy(

@@ -5,11 +5,17 @@ The epoch of a job grows each time its lease is given or taken away, so whoever 
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from balsam_exec.model.base import MAX_BULK, Id, Json, Record, Tags, Timestamp, Wire
 from balsam_exec.model.jobs import STDOUT, Resources, Result
 from balsam_exec.model.states import JobState
+
+#: Which jobs a launcher takes first: those of the fewest nodes, the longest of these first; or those that take longest,
+#: of these the ones of the most nodes. Then the oldest. Only the former come in turn for certain while others arrive.
+SortBy = Literal["small_first", "long_large_first"]
 
 
 class Room(Wire):
@@ -62,6 +68,7 @@ class AcquireRequest(Room):
     min_packing_count: int = Field(default=1, ge=1, le=1_000_000)  #: no more than so much of a node is free
     min_nodes: int = Field(default=1, ge=1)  #: more than 1: only jobs of so many nodes, and the oldest first
     min_wait_sec: float = Field(default=0, ge=0)  #: only jobs that nobody has taken for so long
+    sort_by: SortBy = "small_first"
     max_wall_time_min: int | None = Field(default=None, ge=0)  #: time left; None: no limit
     timeout: float = Field(default=0, ge=0, le=60)
 

@@ -288,7 +288,7 @@ def test_what_is_free_beside_large_jobs_is_asked_for() -> None:
     assert ship.started() == [1]
     (ask,) = ship.acquires()
     assert (ask.narrow, ask.max_jobs, ask.max_cores_per_node, ask.max_gpus_per_node) == (True, 1, 3, 1)
-    asked = ask.request(Room(max_nodes=1, max_gpus_per_node=2), 20)
+    asked = ask.request(Room(max_nodes=1, max_gpus_per_node=2), "small_first", 20)
     assert (asked.max_nodes, asked.max_gpus_per_node, asked.min_packing_count, asked.timeout) == (1, 1, 2, 20)
 
 

@@ -149,7 +149,7 @@ class Cluster:
                 case Acquire():
                     self.requests += 1
                     assert launcher.asks is None
-                    launcher.asks = action.request(launcher.room, POLL)
+                    launcher.asks = action.request(launcher.room, "small_first", POLL)
                     launcher.asks_until = self.now + launcher.asks.timeout
                     self._serve()
                 case Send(reports, widen):

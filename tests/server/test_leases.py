@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobSpec
@@ -35,11 +37,56 @@ def test_a_job_is_leased_once(world: World) -> None:
     assert world.acquire(first) == []
 
 
-def test_longer_jobs_come_first_then_older_ones(world: World) -> None:
-    minutes = [5, 60, 0, 60, 30]
-    ids = world.create(*(world.spec(wall_time_min=m) for m in minutes))
-    order = [ids.index(job["id"]) for job in world.acquire(world.open())]
-    assert order == [1, 3, 4, 0, 2]
+#: Nodes and minutes of jobs, the oldest first.
+SHAPES = [(2, 5), (1, 0), (1, 60), (3, 60), (2, 0), (1, 60), (3, 0), (1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "order"),
+    [
+        ({}, [2, 5, 1, 7, 0, 4, 3, 6]),
+        ({"sort_by": "long_large_first"}, [3, 2, 5, 0, 1, 7, 4, 6]),
+        ({"sort_by": "long_large_first", "max_wall_time_min": 59}, [0, 1, 7, 4, 6]),
+        ({"sort_by": "long_large_first", "max_jobs": 5}, [3, 2, 5, 0, 1]),
+        ({"min_nodes": 2}, [0, 3, 4, 6]),
+        ({"min_nodes": 3, "sort_by": "long_large_first"}, [3, 6]),
+    ],
+)
+def test_the_order_in_which_jobs_are_taken(world: World, wanted: dict[str, Any], order: list[int]) -> None:
+    ids = world.create(*(world.spec(num_nodes=nodes, wall_time_min=minutes) for nodes, minutes in SHAPES))
+    jobs = world.acquire(world.open(), **{"max_nodes": 4, **wanted})
+    assert [ids.index(job["id"]) for job in jobs] == order
+
+
+@pytest.mark.parametrize(
+    ("free", "given"),
+    [(0, 1), (0.3, 1), (0.5, 1), (1, 2), (2.99, 3), (3, 4), (5, 5), (None, 6)],
+)
+def test_jobs_are_given_that_have_room_together(world: World, free: float | None, given: int) -> None:
+    shapes = [(1, 2), (1, 2), (1, 1), (1, 1), (2, 1), (3, 1)]
+    world.create(*(world.spec(num_nodes=nodes, node_packing_count=packing) for nodes, packing in shapes))
+    session = world.open()
+    assert len(world.acquire(session, max_nodes=4, max_aggregate_nodes=free)) == given
+    rest = world.acquire(session, max_nodes=4)
+    assert len(rest) == len(shapes) - given
+
+
+def test_parts_of_a_node_make_up_a_node(world: World) -> None:
+    world.create(*[world.spec(node_packing_count=49)] * 50)
+    assert len(world.acquire(world.open(), max_aggregate_nodes=1)) == 49
+
+
+def test_what_was_given_back_counts_as_waiting_anew(world: World) -> None:
+    [job_id] = world.create(world.spec(num_nodes=2))
+    session, wanted = world.open(), {"max_nodes": 2, "min_nodes": 2, "min_wait_sec": 20}
+    assert world.acquire(session, **wanted) == []
+    world.later(20)
+    [job] = world.acquire(session, **wanted)
+    assert job["id"] == job_id
+    world.report(session, world.a_report(job, None))
+    assert world.acquire(session, **wanted) == []
+    world.later(20)
+    assert len(world.acquire(session, **wanted)) == 1
 
 
 @pytest.mark.parametrize(
@@ -57,6 +104,10 @@ def test_longer_jobs_come_first_then_older_ones(world: World) -> None:
         ({"wall_time_min": 10}, {"max_wall_time_min": 10}, True),
         ({}, {"max_wall_time_min": 0}, True),
         ({}, {"max_nodes": 10**12, "max_wall_time_min": 10**12}, True),
+        ({"node_packing_count": 2}, {"min_packing_count": 2}, True),
+        ({"node_packing_count": 2}, {"min_packing_count": 3}, False),
+        ({"ranks_per_node": 2, "threads_per_rank": 3, "threads_per_core": 2}, {"max_cores_per_node": 4}, True),
+        ({"ranks_per_node": 2, "threads_per_rank": 3, "threads_per_core": 2}, {"max_cores_per_node": 3}, False),
         ({"tags": {"k": "a", "x": "y"}}, {"filter_tags": {"k": "a"}}, True),
         ({"tags": {"k": "b"}}, {"filter_tags": {"k": "a"}}, False),
         ({"tags": {"k": "a"}}, {"filter_tags": {"k": "a", "x": "y"}}, False),

@@ -163,10 +163,20 @@ def busy(world: World) -> World:
     return world
 
 
-def test_runnable_jobs_come_from_their_partial_index(busy: World) -> None:
-    request = AcquireRequest(max_jobs=10, max_nodes=1)
+@pytest.mark.parametrize(
+    ("wanted", "indexes"),
+    [
+        ({}, {"ix_jobs_runnable"}),
+        ({"max_aggregate_nodes": 1.5, "max_cores_per_node": 3, "min_packing_count": 2}, {"ix_jobs_runnable"}),
+        ({"min_wait_sec": 20}, {"ix_jobs_runnable"}),
+        ({"min_nodes": 2, "min_wait_sec": 20}, {"ix_jobs_wide"}),
+        ({"sort_by": "long_large_first"}, {"ix_jobs_long", "ix_jobs_runnable"}),
+    ],
+)
+def test_runnable_jobs_come_from_a_partial_index(busy: World, wanted: dict[str, Any], indexes: set[str]) -> None:
+    request = AcquireRequest(max_jobs=10, max_nodes=4, **wanted)
     shown = plans(busy, leases.lease, busy.site, busy.open(), request, leases.Bounds(busy.now, 10**9, 10**6))
-    assert "ix_jobs_runnable" in shown
+    assert set(re.findall(r"ix_jobs_(?:runnable|wide|long)", shown)) == indexes
     assert not re.search(r"SCAN jobs|Seq Scan on jobs|TEMP B-TREE", shown), shown
     assert "Sort" not in shown
 

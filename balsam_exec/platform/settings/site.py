@@ -13,6 +13,7 @@ from balsam_exec.model.allowed import Allowed, QueueLimits
 from balsam_exec.model.base import Id, Name
 from balsam_exec.model.errors import ConfigurationError
 from balsam_exec.model.jobs import Affinity
+from balsam_exec.model.sessions import SortBy
 from balsam_exec.platform.mpi import check_launcher, check_template
 from balsam_exec.platform.settings.sections import (
     ElasticQueueSettings,
@@ -38,6 +39,8 @@ class SiteSettings(BaseModel):
     cores: int | None = Field(default=None, ge=1, le=100_000)  #: of a node; None: detected
     gpus: int | None = Field(default=None, ge=0, le=1_000)  #: of a node; None: detected
     idle_ttl_sec: int = Field(default=60, ge=0)
+    #: Which jobs launchers take first: of the fewest nodes, or ("long_large_first") those that take longest.
+    sort_by: SortBy = "small_first"
     #: Whether jobs are bound to cores of their own ("depth") where their launch_params do not say.
     cpu_affinity: Affinity = "none"
     #: What starts the ranks of jobs: "mpiexec", "srun", or a Jinja2 template of its words.

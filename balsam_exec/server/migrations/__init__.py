@@ -10,7 +10,7 @@ from balsam_exec.server.store.dialect import make_engine
 from balsam_exec.server.store.schema import metadata
 
 #: The newest revision in versions/.
-HEAD = "0008"
+HEAD = "0009"
 
 
 def migrate(url: str) -> None:

@@ -46,7 +46,7 @@ def gather(connection: Connection, owner_id: int, job: Any, now: datetime) -> Fa
         bearing["transfers"] = [(row.id, row.state, str(row.transfer_info.get("error", ""))) for row in rows]
     elif state in RUNNABLE and job.session_id is None:
         bearing |= _places(connection, job.site_id, now)
-        bearing["ahead"] = store.ahead(connection, job.site_id, job.priority, job.id, reasons.MANY + 1)
+        bearing["ahead"] = store.ahead(connection, job, reasons.MANY + 1)
     elif state not in RUNNABLE:
         bearing["queue"] = store.in_state(connection, job.site_id, state)
     return Facts(

@@ -22,8 +22,8 @@ _NEEDS = tuple(
         *("node_packing_count", "wall_time_min"),
     )
 )
-#: The condition on the priority is always true; without it SQLite takes another index and reads all jobs of the site.
-_WAITING = (text(RUNNABLE_UNLEASED), jobs.c.site_id == bindparam("site"), jobs.c.priority >= -(2**31))
+#: The condition on the nodes is always true; without it SQLite takes another index and reads all jobs of the site.
+_WAITING = (text(RUNNABLE_UNLEASED), jobs.c.site_id == bindparam("site"), jobs.c.num_nodes >= 1)
 _STEP: BindParameter[int] = bindparam("step")
 #: One of so many jobs, whatever the pattern in which they were made: ids, scattered by a multiplier modulo a prime.
 _SAMPLED = jobs.c.id % 2_147_483_647 * 1_103_515_245 % 2_147_483_647 % _STEP == 0

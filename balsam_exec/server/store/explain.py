@@ -88,13 +88,15 @@ def living_batch_jobs(connection: Connection, site_id: int) -> list[AnyRow]:
     return list(connection.execute(query.order_by(batch_jobs.c.id)))
 
 
-def ahead(connection: Connection, site_id: int, priority: int, job_id: int, limit: int) -> int:
-    """How many runnable jobs of the site are given to launchers before this one, up to the limit."""
-    runnable = select(jobs.c.id).where(text(RUNNABLE_UNLEASED), jobs.c.site_id == site_id)
-    # Two ranges of the index; of a comparison of pairs, or of "or", SQLite makes none.
-    more_urgent = runnable.where(jobs.c.priority < priority)
-    older = runnable.where(jobs.c.priority == priority, jobs.c.id < job_id)
-    some = union_all(more_urgent, older).limit(limit).subquery()
+def ahead(connection: Connection, job: AnyRow, limit: int) -> int:
+    """How many runnable jobs of its site are given to launchers before this one, up to the limit; small ones first."""
+    runnable = select(jobs.c.id).where(text(RUNNABLE_UNLEASED), jobs.c.site_id == job.site_id)
+    # Ranges of the index; of a comparison of tuples, or of "or", SQLite makes none.
+    smaller = runnable.where(jobs.c.num_nodes < job.num_nodes)
+    alike = runnable.where(jobs.c.num_nodes == job.num_nodes)
+    longer = alike.where(jobs.c.priority < job.priority)
+    older = alike.where(jobs.c.priority == job.priority, jobs.c.id < job.id)
+    some = union_all(smaller, longer, older).limit(limit).subquery()
     return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
 
 

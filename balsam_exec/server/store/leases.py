@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, literal_column, select, text, update
 
 from balsam_exec.model.base import MAX_BULK
 from balsam_exec.model.queries import Query
@@ -18,6 +18,7 @@ from balsam_exec.server.store.prepared import Prepared
 from balsam_exec.server.store.schema import (
     RUNNABLE_UNLEASED,
     SEVERAL_NODES,
+    TAKES_LONG,
     TO_KILL,
     apps,
     job_payloads,
@@ -55,11 +56,9 @@ _RUNNABLE = (
     .where(
         text(RUNNABLE_UNLEASED),
         jobs.c.site_id == bindparam("site"),
-        jobs.c.num_nodes <= bindparam("nodes"),
         jobs.c.ranks_per_node * jobs.c.gpus_per_rank <= bindparam("gpus"),
         jobs.c.wall_time_min <= bindparam("minutes"),
     )
-    .order_by(jobs.c.priority, jobs.c.id)
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
 )
@@ -70,7 +69,26 @@ _NARROW = (
     jobs.c.ranks_per_node * ((jobs.c.threads_per_rank + jobs.c.threads_per_core - 1) // jobs.c.threads_per_core)
     <= bindparam("cores"),
 )
-_WIDE = (text(SEVERAL_NODES), jobs.c.num_nodes >= bindparam("least_nodes"))
+#: What is taken in which order; each has its index.
+_SMALL_FIRST = (jobs.c.num_nodes, jobs.c.priority, jobs.c.id)
+_FITS = jobs.c.num_nodes <= bindparam("nodes")
+_NODES = jobs.c.num_nodes + literal_column("0")  # SQLite is to look for no index of it
+_ORDERS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
+    "small_first": ((_FITS,), _SMALL_FIRST),
+    "long_large_first": (
+        (_FITS, text(TAKES_LONG), jobs.c.priority >= -bindparam("minutes", type_=jobs.c.priority.type)),
+        (jobs.c.priority, jobs.c.num_nodes.desc(), jobs.c.id),
+    ),
+    "of_unknown_length": ((_FITS, jobs.c.wall_time_min == 0), _SMALL_FIRST),
+    "oldest_first": (
+        (
+            text(SEVERAL_NODES),
+            jobs.c.kill_requested.is_(False),
+            _NODES.between(bindparam("least_nodes"), bindparam("nodes")),
+        ),
+        (jobs.c.id,),
+    ),
+}
 _WAITED = jobs.c.last_update <= bindparam("free_since", type_=jobs.c.last_update.type)
 _SIZES = select(job_payloads.c.job_id, func.length(job_payloads.c.arguments)).where(
     any_of(job_payloads.c.job_id, _IDS), job_payloads.c.arguments.is_not(None)
@@ -87,7 +105,6 @@ _WITH_PAYLOAD = Prepared(
     .join(job_payloads, job_payloads.c.job_id == jobs.c.id)
     .join(apps, apps.c.id == jobs.c.app_id)
     .where(any_of(jobs.c.id, _IDS), jobs.c.session_id == bindparam("session"))
-    .order_by(jobs.c.priority, jobs.c.id)
 )
 _TO_KILL = Prepared(
     select(jobs.c.id, jobs.c.epoch)
@@ -110,46 +127,50 @@ class Bounds(NamedTuple):
     largest: int
 
 
-def runnable(site_id: int, request: AcquireRequest, now: int) -> tuple[Prepared, dict[str, Any]]:
-    """The query for the jobs that fit the request, most urgent first, and its parameters."""
+def runnable(connection: Connection, site_id: int, request: AcquireRequest, now: int) -> list[AnyRow]:
+    """The jobs that fit the request, each by itself, most urgent first."""
     minutes, cores = request.max_wall_time_min, request.max_cores_per_node
-    shape = _Shape(
-        serial=request.serial_only,
-        narrow=cores is not None or request.min_packing_count > 1,
-        wide=request.min_nodes > 1,
-        waited=request.min_wait_sec > 0,
-        tags=tuple(request.filter_tags.items()),
-    )
-    return _runnable(shape), {
+    parameters = {
         "site": site_id,
         "nodes": min(request.max_nodes, _LIMIT),
         "gpus": request.max_gpus_per_node * (1 + 1e-9),  # 25 times 7/25 is a little more than 7
         "minutes": _LIMIT if minutes is None else min(minutes, _LIMIT),
-        "limit": request.max_jobs,
         "packing": request.min_packing_count,
         "cores": _LIMIT if cores is None else min(cores, _LIMIT),
         "least_nodes": min(request.min_nodes, _LIMIT),
         "free_since": now - round(request.min_wait_sec * 1_000_000),
     }
+    orders: list[str] = ["oldest_first"] if request.min_nodes > 1 else [request.sort_by]
+    if orders == ["long_large_first"]:
+        orders.append("of_unknown_length")
+    found: list[AnyRow] = []
+    for order in orders:
+        if (left := request.max_jobs - len(found)) > 0:
+            found += _runnable(_Shape.of(order, request)).rows(connection, {**parameters, "limit": left})
+    return found
 
 
 class _Shape(NamedTuple):
     """What of a request decides how the query reads."""
 
+    order: str
     serial: bool
     narrow: bool
-    wide: bool
     waited: bool
     tags: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, order: str, request: AcquireRequest) -> _Shape:
+        narrow = request.max_cores_per_node is not None or request.min_packing_count > 1
+        return cls(order, request.serial_only, narrow, request.min_wait_sec > 0, tuple(request.filter_tags.items()))
 
 
 @lru_cache(maxsize=256)  # a launcher asks the same again and again
 def _runnable(shape: _Shape) -> Prepared:
-    query = _RUNNABLE
+    some, order = _ORDERS[shape.order]
+    query = _RUNNABLE.where(*some).order_by(*order)
     for wanted, conditions in ((shape.serial, _SERIAL), (shape.narrow, _NARROW), (shape.waited, (_WAITED,))):
         query = query.where(*conditions) if wanted else query
-    if shape.wide:
-        query = query.where(*_WIDE).order_by(None).order_by(jobs.c.id)
     for key, value in shape.tags:
         has_tag = select(job_tags.c.job_id).where(
             job_tags.c.job_id == jobs.c.id,
@@ -168,8 +189,7 @@ def lease(
 
     Returns their ids, and whether there are no more.
     """
-    query, parameters = runnable(site_id, request, bounds.now)
-    found = query.rows(connection, parameters)
+    found = runnable(connection, site_id, request, bounds.now)
     if not found:
         return [], True
     ids = [row.id for row in _side_by_side(found, request.max_aggregate_nodes)]
@@ -203,10 +223,11 @@ def _within(budget: int, ids: Sequence[int], sizes: dict[int, int]) -> list[int]
 
 
 def leased(connection: Connection, session_id: int, ids: Sequence[int]) -> list[dict[str, Any]]:
-    """All that is needed to run those of the jobs that the session holds."""
+    """All that is needed to run those of the jobs that the session holds, in that order."""
     found = _WITH_PAYLOAD.dicts(connection, {"ids": ids, "session": session_id})
     without_default_outputs(found)
-    return found
+    by_id = {job["id"]: job for job in found}
+    return [by_id[job_id] for job_id in ids if job_id in by_id]
 
 
 def to_kill(connection: Connection, session_id: int) -> dict[int, int]:

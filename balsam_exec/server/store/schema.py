@@ -157,11 +157,17 @@ sessions = Table(
 #: The condition of the index of runnable jobs; a query that is to use it says it in these very words.
 RUNNABLE_UNLEASED = "state IN ({}) AND session_id IS NULL".format(", ".join(f"'{s}'" for s in sorted(RUNNABLE)))
 
-#: With the condition above, that of the index of runnable jobs of several nodes.
-SEVERAL_NODES = "num_nodes > 1"
+#: With it, those of two more indexes, which plain jobs do not enter.
+TAKES_LONG = "wall_time_min > 0"
+SEVERAL_NODES = "num_nodes <> 1"  # not ">", for which SQLite would rather take the other index, and sort
 
 #: The condition of the index of jobs whose launcher is to kill them.
 TO_KILL = "kill_requested"
+
+
+def _where(condition: str) -> dict[str, Any]:
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
 
 jobs = Table(
     "jobs",
@@ -171,7 +177,7 @@ jobs = Table(
     _refers("site_id", "sites.id"),
     _refers("app_id", "apps.id", index=True),
     Column("state", Text, nullable=False),
-    Column("priority", Integer, nullable=False),  # the lower the sooner: longer jobs first
+    Column("priority", Integer, nullable=False),  # minus wall_time_min: the lower the sooner
     Column("steps", SmallInteger, nullable=False),
     Column("pending_parents", Integer, nullable=False),  # parents that are not JOB_FINISHED
     _refers("session_id", "sessions.id", nullable=True),  # who holds the lease
@@ -222,31 +228,23 @@ jobs = Table(
         ),
         name="leased_can_run",
     ),
-    Index(
-        "ix_jobs_runnable",
-        "site_id",
-        "priority",
-        "id",
-        sqlite_where=text(RUNNABLE_UNLEASED),
-        postgresql_where=text(RUNNABLE_UNLEASED),
-    ),
+    # What launchers may take, in three orders: small first; of several nodes, the oldest first; long and large first.
+    Index("ix_jobs_runnable", "site_id", "num_nodes", "priority", "id", **_where(RUNNABLE_UNLEASED)),
+    # kill_requested is false in all of these; SQLite could not choose between this index and ix_jobs_site without it.
+    Index("ix_jobs_wide", "site_id", "kill_requested", "id", **_where(f"{RUNNABLE_UNLEASED} AND {SEVERAL_NODES}")),
     Index("ix_jobs_listing", "owner_id", "id"),
     Index("ix_jobs_state", "owner_id", "state", "id"),
     Index("ix_jobs_site", "site_id", "id"),
-    Index(
-        "ix_jobs_session",
-        "session_id",
-        sqlite_where=text("session_id IS NOT NULL"),
-        postgresql_where=text("session_id IS NOT NULL"),
-    ),
-    Index("ix_jobs_kill", "session_id", "id", sqlite_where=text(TO_KILL), postgresql_where=text(TO_KILL)),
-    Index(
-        "ix_jobs_batch_job",
-        "batch_job_id",
-        sqlite_where=text("batch_job_id IS NOT NULL"),
-        postgresql_where=text("batch_job_id IS NOT NULL"),
-    ),
+    Index("ix_jobs_session", "session_id", **_where("session_id IS NOT NULL")),
+    Index("ix_jobs_kill", "session_id", "id", **_where(TO_KILL)),
+    Index("ix_jobs_batch_job", "batch_job_id", **_where("batch_job_id IS NOT NULL")),
     sqlite_autoincrement=True,
+)
+
+Index(
+    "ix_jobs_long",
+    *(jobs.c.site_id, jobs.c.priority, jobs.c.num_nodes.desc(), jobs.c.id),
+    **_where(f"{RUNNABLE_UNLEASED} AND {TAKES_LONG}"),
 )
 
 job_payloads = Table(
