@@ -13,6 +13,7 @@ import pytest
 
 from balsam_exec.apps import payload
 from balsam_exec.model.apps import AppSpec
+from balsam_exec.model.batch_jobs import BatchJobRecord
 from balsam_exec.model.jobs import JobSpec
 from balsam_exec.model.states import TERMINAL, BatchJobState, JobState
 from tests.launcher.test_process import proper_of
@@ -79,6 +80,11 @@ class Cluster(SlurmSite):
         """This, and then waiting for that word."""
         return f"{command}; while [ ! -e {self.site.path}/{word} ]; do sleep 0.02; done"
 
+    def scancel(self, allocation: BatchJobRecord) -> None:
+        scheduler_id = self.service.batch_job(allocation.id).scheduler_id
+        assert scheduler_id
+        self.cluster.run("scancel", scheduler_id)
+
     def run(self, jobs: list[int], word: str) -> None:
         """Have all of them run at once, and then end with the word."""
         self.wait(jobs, JobState.RUNNING)
@@ -107,9 +113,7 @@ def test_a_launcher_on_each_node(cluster: Cluster) -> None:
 
     long = cluster.submit("exec sleep 300", 4)
     cluster.wait(long, JobState.RUNNING)
-    scheduler_id = cluster.service.batch_job(allocation.id).scheduler_id
-    assert scheduler_id
-    cluster.cluster.run("scancel", scheduler_id)
+    cluster.scancel(allocation)
     cluster.wait(long, JobState.RESTART_READY)
     cluster.wait_state(allocation, BatchJobState.FINISHED)
     assert cluster.service.sessions(site_id=[cluster.record.id]).results == []
@@ -166,7 +170,11 @@ def test_jobs_over_the_nodes_of_an_mpi_allocation(cluster: Cluster, launcher: st
     calls = cluster.call(where, 3)
     assert cluster.result(together) in [list(enumerate(half)) for half in halves]
     assert {cluster.result(job) for job in calls} <= set(nodes)
-    cluster.cancel(allocation)
+
+    long = cluster.submit("exec sleep 300", 2, num_nodes=2)
+    cluster.wait(long, JobState.RUNNING)
+    cluster.scancel(allocation)
+    cluster.wait(long, JobState.RESTART_READY)
     cluster.wait_state(allocation, BatchJobState.FINISHED)
     assert not list(cluster.site.exchange.iterdir())
 
