@@ -22,6 +22,7 @@ from balsam_exec.site.agent import Agent
 from balsam_exec.site.daemon import running, stop
 from balsam_exec.site.identity import has_ended, local, this_process
 from balsam_exec.site.lease import Lease, lock_site, recorded_agent
+from balsam_exec.site.main import DRAIN
 from tests.site.conftest import SiteBench, start_agent
 from tests.support.processes import wait_until
 
@@ -150,7 +151,9 @@ def status_of(site_bench: SiteBench, part: str) -> dict[str, str]:
     return found[part].model_dump(mode="json") if part in found else {}
 
 
-def test_settings_are_taken_over_without_a_restart(site_bench: SiteBench, changing: Callable[[str, str], None]) -> None:
+def test_signals_have_settings_taken_over_and_allocations_ended(
+    site_bench: SiteBench, changing: Callable[[str, str], None]
+) -> None:
     agent = site_bench.agent()
     job = site_bench.batch_job()
     wait_until(lambda: site_bench.service.batch_job(job.id).state == "running", 20, "the allocation to run")
@@ -172,3 +175,7 @@ def test_settings_are_taken_over_without_a_restart(site_bench: SiteBench, changi
 
     assert site_bench.service.batch_job(job.id).state == "running"
     assert status_of(site_bench, "allocations")["progress"] == "the scheduler has 1 allocations"
+
+    agent.popen.send_signal(DRAIN)
+    assert agent.popen.wait(30) == 0
+    assert site_bench.service.batch_job(job.id).state == "finished"
