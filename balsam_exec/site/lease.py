@@ -72,6 +72,8 @@ def lock_site(site: SiteDirectory, me: AgentProcess) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigurationError(f"another agent serves {site.path}{_who(recorded_agent(site))}") from None
+        except OSError as error:  # as on file systems that are mounted without locks: there is the lease
+            log.warning("%s cannot be locked: %s", site.path, error)
         _rewrite(file.name, me.model_dump_json())
         yield
         _rewrite(file.name, "")
