@@ -133,10 +133,12 @@ def test_nothing_outlives_a_leader(pretended: Allocation) -> None:
 
 
 def test_ranks_over_two_hosts(pretended: Allocation) -> None:
-    request(pretended, idle_ttl_sec=0)
+    partitions = [{"num_nodes": 2}, {"num_nodes": 1}]
+    request(pretended, num_nodes=3, idle_ttl_sec=0, partitions=partitions)
     wide = submit(pretended, "echo $PMI_RANK of $PMI_SIZE, $MPI_LOCALRANKID here", num_nodes=2, ranks_per_node=2)
     pretended.launch()
     assert pretended.end(60) == 0, pretended.log
     assert pretended.states(wide) == {JobState.JOB_FINISHED}
     lines = (pretended.site.data / "w0/job.out").read_text().splitlines()
+    assert "partition 1 has no nodes: the allocation has 2 in all" in pretended.log
     assert sorted(lines) == ["0 of 4, 0 here", "1 of 4, 1 here", "2 of 4, 0 here", "3 of 4, 1 here"]
