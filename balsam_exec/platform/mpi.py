@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -29,6 +30,10 @@ ENVIRONMENT = {
 
 #: What an mpiexec says of itself that is Open MPI's.
 _OPEN_MPI = ("Open MPI", "OpenRTE", "PRRTE", "prterun")
+#: The variables of a job that its mpiexec is told to hand on to other nodes: all but those that a node sets, or it itself.
+_HANDED_ON = re.compile(
+    r"(?!(SLURM|SLURMD|PBS|LSB|LSF|FLUX|OMPI|PMIX|PRTE)_|(HOSTNAME|TMPDIR|PWD|OLDPWD|SHLVL|_)$)[A-Za-z_]\w*"
+)
 #: Seconds that it has to say it.
 _TIMEOUT = 20.0
 
@@ -173,8 +178,8 @@ def _mpiexec(job: Resources, hosts: Sequence[str], program: str, environ: Mappin
     if not os.path.isabs(program) or not _is_open_mpi(program):
         return [*ranks, "--ppn", str(job.ranks_per_node), "--hosts", ",".join(hosts)]
     slots = ",".join(f"{host}:{job.ranks_per_node}" for host in hosts)
-    ours = [name for name, value in environ.items() if os.environ.get(name) != value]  # it hands on no others
-    return [*ranks, "--host", slots, *(word for name in ours for word in ("-x", name))]
+    handed_on = filter(_HANDED_ON.fullmatch, environ)  # other MPIs hand on all
+    return [*ranks, "--host", slots, *(word for name in handed_on for word in ("-x", name))]
 
 
 def _srun(job: Resources, hosts: Sequence[str], step: str) -> list[str]:

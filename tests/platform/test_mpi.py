@@ -119,9 +119,11 @@ def test_mpich_and_its_kin_are_told_the_hosts(tmp_path: Path, version: str) -> N
 
 @pytest.mark.parametrize("version", ["mpiexec (OpenRTE) 4.1.4", "mpiexec (Open MPI) 5.0.1", "prterun (PRRTE) 3.0"])
 def test_open_mpi_is_told_the_slots_of_hosts_and_which_variables_to_hand_on(tmp_path: Path, version: str) -> None:
-    environ = {**os.environ, **said(tmp_path / "bin", version), "MINE": "1"}
+    own = {"SLURMD_NODENAME": "a", "SLURM_NODEID": "0", "OMPI_MCA_x": "1", "HOSTNAME": "a", "BASH_FUNC_f%%": "()"}
+    environ = {**said(tmp_path / "bin", version), "MINE": "1", "BALSAM_TOKEN": "secret", **own}
     words = launch_prefix(Resources(num_nodes=2, ranks_per_node=3), environ, PAIR)
-    assert words[1:] == ["-n", "6", "--host", "one:3,two:3", "-x", "PATH", "-x", "MINE"]
+    handed_on = ["-x", "PATH", "-x", "MINE", "-x", "BALSAM_TOKEN"]
+    assert words[1:] == ["-n", "6", "--host", "one:3,two:3", *handed_on]
 
 
 def test_an_mpiexec_that_does_not_run(tmp_path: Path) -> None:
