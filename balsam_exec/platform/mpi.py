@@ -30,7 +30,7 @@ ENVIRONMENT = {
 
 #: What an mpiexec says of itself that is Open MPI's.
 _OPEN_MPI = ("Open MPI", "OpenRTE", "PRRTE", "prterun")
-#: The variables of a job that its mpiexec is told to hand on to other nodes: all but those that a node sets, or it itself.
+#: The variables of a job that its mpiexec is told to hand on to other nodes: all but those of a node, or its own.
 _HANDED_ON = re.compile(
     r"(?!(SLURM|SLURMD|PBS|LSB|LSF|FLUX|OMPI|PMIX|PRTE)_|(HOSTNAME|TMPDIR|PWD|OLDPWD|SHLVL|_)$)[A-Za-z_]\w*"
 )
