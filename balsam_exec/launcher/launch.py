@@ -85,14 +85,8 @@ class Start:
 
     def _start_of(self, crew: Crew) -> CrewStart:
         words = [sys.executable, "-P", "-m", "balsam_exec.launcher", "--site", str(self._site.path)]
-        words += [
-            "--batch-job",
-            str(self._batch_job.id),
-            "--ends-at",
-            f"{self._ends_at:.0f}",
-            "--crew",
-            str(crew.index),
-        ]
+        orders = {"--batch-job": self._batch_job.id, "--crew": crew.index, "--ends-at": round(self._ends_at)}
+        words += [str(word) for order in orders.items() for word in order]
         if crew.fits_one_launcher(self._allocation.here):
             return CrewStart(crew, [*words, "--hosts", ",".join(crew.hosts)])
         starter = node_launcher(crew.hosts, os.environ, self._settings.mpi_launcher, self._settings.node_launcher)
