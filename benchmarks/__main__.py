@@ -19,6 +19,9 @@ NAMES = (
     "bulk_create",
     "scaling",
     "startup",
+    "slurm_array",
+    "slurm_start",
+    "slurm_campaign",
     "elastic_sim",
 )
 

@@ -180,13 +180,23 @@ class Outcome:
         needs = {job.id: job.num_nodes for job in self.jobs}
         for job_id in needs:
             if found[job_id] != 1:
-                yield f"job {job_id} did its work {found[job_id]} times"
+                yield f"job {job_id} did its work {found[job_id]} times: {self._story_of(job_id)}"
         for completion in heard:
             run = done.get(completion.job_id)
             if run is not None and not (_within(completion, run) and completion.end <= run.end):
-                yield f"job {completion.job_id} did its work outside of its run"
+                yield f"job {completion.job_id} did its work outside of its run: {self._story_of(completion.job_id)}"
             if len(set(completion.nodes)) != needs[completion.job_id]:
                 yield f"job {completion.job_id} ran on {completion.nodes}, and not on {needs[completion.job_id]} nodes"
+
+    def _story_of(self, job_id: int) -> str:
+        """When it worked, and when it ran, in seconds since it first did."""
+        runs = [run for run in self.runs if run.job_id == job_id]
+        first = min((run.start for run in runs), default=0.0)
+        work = [
+            f"{done.start - first:.2f}-{done.end - first:.2f}" for done in self.completions if done.job_id == job_id
+        ]
+        ran = [f"{run.start - first:.2f}-{run.end - first:.2f} {run.state} {run.reason}".strip() for run in runs]
+        return f"work {', '.join(work)}; runs {', '.join(ran)}"
 
     def _of_gpus(self) -> Iterator[str]:
         users: dict[tuple[str, str], list[Completion]] = {}

@@ -17,7 +17,7 @@ def measure(options: argparse.Namespace) -> Report:
     outcomes = []
     for _ in range(options.rounds):
         with own_slurm() as cluster, deployment_on_slurm(**SETTINGS) as deployment:
-            outcomes.append(Campaign(deployment, cluster, options.jobs, options.seconds).run(options.timeout))
+            outcomes.append(Campaign(deployment, cluster, options.jobs, options.msec / 1000).run(options.timeout))
         tell(outcomes[-1])
     report = Report(f"{options.jobs:,} mixed jobs on {NODES} nodes of Slurm, with three allocations lost")
     wrong = [float(len(outcome.problems())) for outcome in outcomes]
@@ -45,4 +45,4 @@ def tell(outcome: Outcome) -> None:
 
 
 if __name__ == "__main__":
-    main(measure, jobs=2000, seconds=2, timeout=600)
+    main(measure, jobs=2000, msec=1500, timeout=600)
