@@ -192,10 +192,12 @@ class Outcome:
         """When it worked, and when it ran, in seconds since it first did."""
         runs = [run for run in self.runs if run.job_id == job_id]
         first = min((run.start for run in runs), default=0.0)
-        work = [
-            f"{done.start - first:.2f}-{done.end - first:.2f}" for done in self.completions if done.job_id == job_id
-        ]
-        ran = [f"{run.start - first:.2f}-{run.end - first:.2f} {run.state} {run.reason}".strip() for run in runs]
+
+        def at(span: Completion | Run) -> str:
+            return f"{span.start - first:.2f}-{span.end - first:.2f}"
+
+        work = [at(done) for done in self.completions if done.job_id == job_id]
+        ran = [f"{at(run)} {run.state} {run.reason}".strip() for run in runs]
         return f"work {', '.join(work)}; runs {', '.join(ran)}"
 
     def _of_gpus(self) -> Iterator[str]:
