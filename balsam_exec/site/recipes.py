@@ -17,8 +17,8 @@ from balsam_exec.site.files import Files
 from balsam_exec.site.part import Part
 from balsam_exec.site.processing import Processing
 
-#: Sections of the settings that only concern a part of their own.
-_SECTIONS = {"processing", "file_cleaner", "elastic_queue", "queue_maintainer"}
+#: Settings that only concern other parts, or none.
+_OTHERS = {"name", "processing", "file_cleaner", "elastic_queue", "queue_maintainer"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def recipes(
     site_id, data = record.id, site.data
     found = {
         Allocations.name: Recipe(
-            settings.model_dump(exclude=_SECTIONS), lambda: Allocations(service, site_id, site, settings)
+            settings.model_dump(exclude=_OTHERS), lambda: Allocations(service, site_id, site, settings)
         ),
         Files.name: Recipe(None, lambda: Files(service, site_id, data)),
         Processing.name: Recipe(settings.processing, lambda: Processing(service, site_id, data, settings.processing)),
