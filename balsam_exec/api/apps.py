@@ -128,6 +128,7 @@ class App(Resource):
     transfers: Field[Mapping[str, Any]] = Field(read_only=True)
     cleanup_files: Field[list[str]] = Field(read_only=True)
     python_exe: Field[str | None] = Field(read_only=True)
+    container: Field[str | None] = Field(read_only=True)
     isolation: Field[str] = Field(read_only=True)
     hooks: Field[list[str]] = Field(read_only=True)
     digest: Field[str] = Field(read_only=True)
@@ -180,6 +181,7 @@ def _class_of(record: AppRecord, site: Any) -> type[ApplicationDefinition]:
         "transfers": record.transfers,
         "cleanup_files": record.cleanup_files,
         "python_exe": record.python_exe,
+        "container": record.container,
         "isolation": record.isolation,
         "_hooks_at_site": record.hooks,
     }

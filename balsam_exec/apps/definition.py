@@ -16,7 +16,15 @@ from typing import Any, ClassVar, NamedTuple
 from pydantic import ValidationError
 
 from balsam_exec.apps.payload import dump_app, dump_arguments, load_arguments
-from balsam_exec.model.apps import HOOK_STEPS, AppSpec, Isolation, ParameterSpec, TransferSlot, check_parameters
+from balsam_exec.model.apps import (
+    HOOK_STEPS,
+    AppSpec,
+    Isolation,
+    ParameterSpec,
+    TransferSlot,
+    check_container,
+    check_parameters,
+)
 from balsam_exec.model.errors import InvalidRequest, ParameterError
 
 #: The methods an app may define; any other is its own helper.
@@ -45,6 +53,8 @@ class ApplicationDefinition:
     cleanup_files: ClassVar[list[str]] = []
     #: The interpreter for `run`; None is the one of the site.
     python_exe: ClassVar[str | None] = None
+    #: The words before what runs, for a container: "apptainer exec --nv /path/image.sif". No shell reads them.
+    container: ClassVar[str | None] = None
     #: "worker": calls share a warm process; "process": each has a fresh one.
     isolation: ClassVar[str] = "worker"
 
@@ -74,6 +84,7 @@ def check(cls: type[ApplicationDefinition]) -> None:
             raise InvalidRequest(f"{name}.environment_variables maps str to str, not {key!r} to {value!r}")
         if not key or "=" in key:
             raise InvalidRequest(f"{name}.environment_variables: {key!r} is no name of a variable")
+    _check_container(cls)
     if cls.isolation not in set(Isolation):
         raise InvalidRequest(f"{name}.isolation is one of {', '.join(Isolation)}, not {cls.isolation!r}")
     for glob in cls.cleanup_files:
@@ -82,6 +93,17 @@ def check(cls: type[ApplicationDefinition]) -> None:
     _check_hooks(cls)
     for slot, value in cls.transfers.items():
         _validated(TransferSlot, value, f"{name}.transfers[{slot!r}]")
+
+
+def _check_container(cls: type[ApplicationDefinition]) -> None:
+    if cls.container is None:
+        return
+    if not isinstance(cls.container, str):
+        raise InvalidRequest(f"{cls.__name__}.container must be text, not {cls.container!r}")
+    try:
+        check_container(cls.container)
+    except ValueError as error:
+        raise InvalidRequest(f"{cls.__name__}.container: {error}") from None
 
 
 def _check_hooks(cls: type[ApplicationDefinition]) -> None:
@@ -129,6 +151,7 @@ def app_spec(cls: type[ApplicationDefinition], site_id: int, base: type) -> AppS
             transfers=dict(cls.transfers),
             cleanup_files=cls.cleanup_files,
             python_exe=cls.python_exe,
+            container=cls.container,
             isolation=Isolation(cls.isolation),
             hooks=hooks,
             payload=dump_app(cls, base) if hooks else None,

@@ -21,7 +21,7 @@ from balsam_exec.launcher.events import Ended, Outcome
 from balsam_exec.launcher.reactor import Reactor, open_pidfd
 from balsam_exec.launcher.surroundings import Surroundings, in_shell
 from balsam_exec.launcher.tree import Tree
-from balsam_exec.model.apps import AppRecord
+from balsam_exec.model.apps import AppRecord, container_words
 from balsam_exec.model.errors import BalsamError
 from balsam_exec.model.sessions import LeasedJob
 from balsam_exec.model.states import JobState
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 #: A command of such characters means to a shell what it says: words, some of them in single quotes.
 _PLAIN = re.compile(r"[\w@%+=:,./' -]+", re.ASCII)
+
+#: What runs the line after it in a container, where there may be no bash.
+_IN_ANY_SHELL = ("sh", "-c", 'exec "$(command -v bash || echo sh)" -c "$1"', "sh")
 
 
 #: From the return code (as of subprocess) and the output files, each with its length before, to what became of a job.
@@ -64,7 +67,9 @@ class CommandRunner:
 
         assert app.command_template is not None
         line = render(app.command_template, app.parameters, job.parameters, app.name)
-        if around.preamble:  # which may change the PATH, of the MPI launcher too
+        if container := container_words(app.container):
+            words = in_shell(around.preamble, [*prefix, *container, *_IN_ANY_SHELL, line], searched=bool(prefix))
+        elif around.preamble:  # which may change the PATH, of the MPI launcher too
             words = in_shell(around.preamble, [*prefix, "bash", "-c", line], searched=bool(prefix))
         else:
             words = prefix + command_words(line, around.environment.get("PATH"))

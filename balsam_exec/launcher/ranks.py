@@ -15,7 +15,7 @@ from balsam_exec.launcher.commands import CommandRunner
 from balsam_exec.launcher.events import Outcome
 from balsam_exec.launcher.surroundings import Surroundings, in_shell
 from balsam_exec.launcher.workers import NO_ARGUMENTS
-from balsam_exec.model.apps import AppRecord
+from balsam_exec.model.apps import AppRecord, container_words
 from balsam_exec.model.errors import BalsamError
 from balsam_exec.model.sessions import LeasedJob
 
@@ -38,7 +38,9 @@ class RankRunner:
         python = app.python_exe or sys.executable
         exchange = self._directory / f"{self._session_id}-{job.id}"
         exchange.mkdir(mode=0o700, parents=True)
-        words = [*prefix, python, str(_RANK), str(exchange), str(job.ranks), str(self._limit), codec.__file__]
+        container = container_words(app.container)
+        arguments = [str(exchange), str(job.ranks), str(self._limit), codec.__file__]
+        words = [*prefix, *container, python, str(_RANK), *arguments]
         try:
             (exchange / "call").write_bytes(pickle.dumps((app.payload, job.arguments or NO_ARGUMENTS), protocol=4))
             self._commands.run(job, in_shell(around.preamble, words), around, partial(_conclude, exchange, job.ranks))

@@ -19,13 +19,13 @@ from balsam_exec.launcher.events import Ended, Outcome
 from balsam_exec.launcher.reactor import READ, WRITE, Reactor, open_pidfd
 from balsam_exec.launcher.surroundings import Surroundings, in_shell
 from balsam_exec.launcher.tree import Tree
-from balsam_exec.model.apps import AppRecord, Isolation
+from balsam_exec.model.apps import AppRecord, Isolation, container_words
 from balsam_exec.model.errors import ConfigurationError
 from balsam_exec.model.sessions import LeasedJob
 from balsam_exec.platform.cpus import confine
 
-#: What a worker is for: an interpreter, the environment and the preamble it starts with.
-Kind = tuple[str, frozenset[tuple[str, str]], str]
+#: What a worker is for: the words of an interpreter, the environment and the preamble it starts with.
+Kind = tuple[tuple[str, ...], frozenset[tuple[str, str]], str]
 
 #: Of a job that was given none.
 NO_ARGUMENTS = codec.dumps(((), {}))
@@ -58,7 +58,7 @@ class _Worker:
         self._cpus: Collection[int] = os.sched_getaffinity(0)
         ours, theirs = socket.socketpair()
         try:
-            words = [python, worker.__file__, str(theirs.fileno()), str(limit), codec.__file__]
+            words = [*python, worker.__file__, str(theirs.fileno()), str(limit), codec.__file__]
             self.process = subprocess.Popen(
                 in_shell(preamble, words),
                 stdin=subprocess.DEVNULL,
@@ -165,7 +165,8 @@ class PythonRunner:
 
         Raises BalsamError or OSError if it cannot be started.
         """
-        kind = (app.python_exe or sys.executable, frozenset(around.environment.items()), around.preamble)
+        python = (*container_words(app.container), app.python_exe or sys.executable)
+        kind = (python, frozenset(around.environment.items()), around.preamble)
         chosen = self._take(kind, app.digest)
         try:
             chosen.confine(around.cpus or self._allowed)

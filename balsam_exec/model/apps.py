@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from balsam_exec.model.base import Entity, Id, Identifier, Name, Record, Timestamp, Wire
 from balsam_exec.model.errors import ParameterError
@@ -23,6 +24,28 @@ HOOK_STEPS = {
 
 #: The name of an environment variable.
 Variable = Annotated[str, StringConstraints(pattern=r"^[^=]+$")]
+
+
+def container_words(container: str | None) -> list[str]:
+    """The words of a container's command line, in which quotes are a shell's and nothing else is; none for None.
+
+    Raises ValueError for what is no such line.
+    """
+    return [] if container is None else shlex.split(container)
+
+
+def check_container(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("a command line has no NUL in it")
+    try:
+        words = container_words(value)
+    except ValueError as error:
+        raise ValueError(f"{value!r} is no command line: {error}") from None
+    if not words or not words[0]:
+        raise ValueError(
+            "it names no program: such as apptainer exec /path/image.sif; without a container leave it out"
+        )
+    return value
 
 
 class Isolation(StrEnum):
@@ -73,6 +96,8 @@ class AppSpec(Wire):
     transfers: dict[Name, TransferSlot] = {}
     cleanup_files: list[str] = []
     python_exe: str | None = Field(default=None, max_length=4000)  #: None: the site's own interpreter
+    #: The words before what its jobs run, such as "apptainer exec --nv /path/image.sif"; None: it runs bare.
+    container: Annotated[str, AfterValidator(check_container)] | None = Field(default=None, max_length=4000)
     isolation: Isolation = Isolation.WORKER
     hooks: list[str] = []  #: the methods it defines: run, preprocess, shell_preamble, ...
     payload: Entity | None = None  #: the serialized class (balsam_exec.apps.payload); opaque to the service

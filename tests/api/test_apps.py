@@ -76,6 +76,7 @@ def test_everything_declared_is_registered(site: Site) -> None:
         }
         cleanup_files = ["*.hdf", "*.h5"]
         python_exe = "/usr/bin/python3"
+        container = "apptainer exec --nv 'an image.sif'"
         isolation = "process"
 
         def preprocess(self) -> None:
@@ -98,6 +99,7 @@ def test_everything_declared_is_registered(site: Site) -> None:
     assert app.environment_variables == {"HDF5_USE_FILE_LOCKING": "FALSE"}
     assert app.transfers["input_file"].local_path == "input.nw"
     assert (app.cleanup_files, app.python_exe, app.isolation) == (["*.hdf", "*.h5"], "/usr/bin/python3", "process")
+    assert app.container == "apptainer exec --nv 'an image.sif'"
     assert app.hooks == ["shell_preamble", "preprocess"]
 
 
@@ -126,6 +128,10 @@ def test_sync_again_replaces(site: Site) -> None:
         ({"command_template": "echo {{ a }}", "parameters": {"a": {"default": "x"}}}, "required"),
         ({"command_template": "echo {{ a }}", "parameters": {"a": {"requird": True}}}, "requird"),
         ({"run": lambda self: 1, "parameters": {"a": {}}}, "no command_template|there is none"),
+        ({"command_template": "x", "container": "apptainer exec 'image.sif"}, "no command line: No closing quotation"),
+        ({"command_template": "x", "container": "apptainer exec \0"}, "no NUL"),
+        ({"command_template": "x", "container": " "}, "names no program"),
+        ({"command_template": "x", "container": ["apptainer"]}, "must be text"),
         ({"command_template": "x", "environment_variables": {"A": 1}}, "str to str"),
         ({"command_template": "x", "environment_variables": ["A"]}, "mapping"),
         ({"command_template": "x", "environment_variables": {"A=B": "1"}}, "'A=B' is no name of a variable"),

@@ -80,6 +80,7 @@ FULL: dict[str, Any] = {
     "transfers": {"in": {"direction": "in", "local_path": ".", "recursive": True}},
     "cleanup_files": ["*.tmp"],
     "python_exe": "/usr/bin/python3",
+    "container": "apptainer exec --nv image.sif",
     "isolation": "process",
     "hooks": ["run", "preprocess"],
     "payload": b"\x00\xff",
@@ -107,6 +108,8 @@ def test_putting_the_same_app_again_changes_nothing(world: World) -> None:
     ("change", "another"),
     [
         ({"payload": b"other"}, True),
+        ({"container": "apptainer exec other.sif"}, True),
+        ({"container": None}, True),
         ({"environment_variables": {}}, True),
         ({"isolation": "worker"}, True),
         ({"description": "other"}, False),
