@@ -26,6 +26,8 @@ from balsam_exec.platform.settings.sections import (
 FILE_NAME = "settings.yml"
 
 SchedulerName = Literal["local", "slurm", "pbs", "lsf", "flux"]
+MpiLauncher = Annotated[str, AfterValidator(check_launcher)]
+Template = Annotated[str, AfterValidator(check_template)]
 
 
 class SiteSettings(BaseModel):
@@ -44,9 +46,9 @@ class SiteSettings(BaseModel):
     #: Whether jobs are bound to cores of their own ("depth") where their launch_params do not say.
     cpu_affinity: Affinity = "none"
     #: What starts the ranks of jobs: "mpiexec", "srun", or a Jinja2 template of its words.
-    mpi_launcher: Annotated[str, AfterValidator(check_launcher)] = "mpiexec"
+    mpi_launcher: MpiLauncher = "mpiexec"
     #: A template of the words that start a launcher on each node; None: srun in Slurm, else as `mpi_launcher` has it.
-    node_launcher: Annotated[str, AfterValidator(check_template)] | None = None
+    node_launcher: Template | None = None
     #: Seconds between the SIGTERM that ends an allocation and the SIGKILL of what is left of it.
     cancel_grace_sec: float = Field(default=30, ge=0, le=86_400)
     #: Seconds between two looks at the queue of a batch scheduler (not "local", which tells by itself).
