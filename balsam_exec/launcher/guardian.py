@@ -6,7 +6,7 @@ A guardian hands on signals and adopts, as "child subreaper", every process belo
 session or environment it has made for itself. When what it guards has ended, it kills all that is left and exits with
 its code. The launcher holds a pipe to each guardian and ends its jobs at once when one of them is gone; that is why
 there are two: one is left to clear away what the dead one had adopted. All are in different sessions, so no signal to a
-process group reaches more than one.
+process group reaches more than one. What Slurm's srun has started on other nodes ends with the srun.
 
 A parent-death signal would reach only direct children, and setting one takes a preexec_fn, which costs us vfork.
 """
@@ -68,28 +68,30 @@ def _wait_for(child: int) -> int:
             return code if code >= 0 else 128 - code
 
 
+def _kill_descendants() -> None:
+    """Until none is left: the children of whatever dies become ours."""
+    import psutil  # only now, so that the guardian stays small
+
+    this = psutil.Process()
+    left = this.children(recursive=True)
+    _end_sruns(left)
+    while left:
+        for process in left:
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                process.kill()
+        with suppress(ChildProcessError):
+            os.wait()
+        left = this.children(recursive=True)
+
+
 def _end_sruns(processes: Sequence[psutil.Process]) -> None:
     """What they have started on other nodes is killed when they are told to end."""
     import psutil
 
     sruns = []
     for process in processes:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             if process.name() == "srun":
                 process.terminate()
                 sruns.append(process)
     psutil.wait_procs(sruns, timeout=_PATIENCE)
-
-
-def _kill_descendants() -> None:
-    """Until none is left: the children of whatever dies become ours."""
-    import psutil  # only now, so that the guardian stays small
-
-    this = psutil.Process()
-    _end_sruns(this.children(recursive=True))
-    while left := this.children(recursive=True):
-        for process in left:
-            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                process.kill()
-        with suppress(ChildProcessError):
-            os.wait()
