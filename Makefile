@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+# Each worker begins with a part of its own, so the fixtures of a module are made once; who has done its part helps.
+PARALLEL = -n $(WORKERS) --dist worksteal
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 RUNTIME := $(VENV)/.runtime-installed
@@ -13,7 +15,7 @@ DEV := $(VENV)/.dev-installed
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-lowest test-libensemble test-parsl bench bench-peers docs format install-hooks clean
+.PHONY: help demo check test test-long test-lowest test-libensemble test-parsl bench bench-peers docs format install-hooks clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,13 +31,16 @@ check: $(DEV) ## Lint, format, strict types, import rules, documentation
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 test: $(DEV) ## Run every test, on SQLite and on a PostgreSQL of its own
-	$(BIN)/pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(ARGS)
+
+test-long: $(DEV) ## Run the tests of random campaigns with thirty times as many of them
+	BALSAM_TEST_EFFORT=30 $(BIN)/pytest $(PARALLEL) -k "test_any" tests/server tests/site $(ARGS)
 
 test-lowest: .venv-lowest/.dev-installed ## Run the tests with the lowest versions that pyproject.toml allows
-	.venv-lowest/bin/pytest -n $(WORKERS) -p no:cacheprovider $(ARGS)
+	.venv-lowest/bin/pytest $(PARALLEL) -p no:cacheprovider $(ARGS)
 
 test-libensemble: $(DEV) ## Run libEnsemble's own tests of its MPIExecutor on our executor
-	BALSAM_TEST_FETCH=1 $(BIN)/pytest -n $(WORKERS) tests/executors/libensemble/test_strangers.py $(ARGS)
+	BALSAM_TEST_FETCH=1 $(BIN)/pytest $(PARALLEL) tests/executors/libensemble/test_strangers.py $(ARGS)
 
 test-parsl: .venv-parsl/.installed ## Run Parsl's own test suite on our executor
 	.venv-parsl/bin/python integrations/parsl/suite.py $(ARGS)
@@ -66,6 +71,9 @@ define make_venv
 @$(PYTHON) -m venv $(1)
 endef
 
+# uv: twice as fast as pip, and it can resolve the lowest versions.
+uv_install = $(1)/bin/uv pip install --quiet --system-certs --python $(1)/bin/python
+
 $(BIN)/python:
 	@echo "Making $(VENV) ..."
 	$(call make_venv,$(VENV))
@@ -77,16 +85,14 @@ $(RUNTIME): pyproject.toml | $(BIN)/python
 
 $(DEV): pyproject.toml | $(BIN)/python
 	@echo "Installing balsam-exec and its development tools into $(VENV) ..."
-	@$(PIP) install --upgrade "pip>=25.1"  # dependency groups
-	@$(PIP) install --editable . --group dev
+	@$(PIP) install uv
+	@$(call uv_install,$(VENV)) --editable . --group dev
 	@touch $@ $(RUNTIME)
 
-# uv only here: pip cannot resolve the lowest versions.
 .venv-lowest/.dev-installed: pyproject.toml
 	$(call make_venv,.venv-lowest)
 	@.venv-lowest/bin/python -m pip --quiet install uv
-	@.venv-lowest/bin/uv pip install --quiet --system-certs --python .venv-lowest/bin/python \
-		--resolution lowest-direct --editable . --group test
+	@$(call uv_install,.venv-lowest) --resolution lowest-direct --editable . --group test
 	@touch $@
 
 .venv-parsl/.installed: integrations/parsl/requirements-suite.txt pyproject.toml

@@ -12,10 +12,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pytest
+
+from balsam_exec.embedded.deployment import stop
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r'^```(?P<tag>\w*)(?: title="(?P<title>[^"]+)")?\s*$')
@@ -74,11 +75,11 @@ def test_page(page: str, tmp_path: Path, balsam_home: Path) -> None:
     path.write_text(PAGES[page])
     search = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": search, "PYTHONWARNINGS": "error"}
-    run = partial(subprocess.run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, path]
     try:
-        done = run([sys.executable, path], timeout=110)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110)
     finally:
-        run(["balsam", "down"], timeout=60)
+        stop(balsam_home)
     assert done.returncode == 0, f"{page}\n{done.stdout}\n{done.stderr}"
 
 

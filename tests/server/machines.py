@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from tests.server.world import World
 
+#: How many times as many examples: `make test-long` sets it.
+EFFORT = int(os.environ.get("BALSAM_TEST_EFFORT", "1"))
+
 
 def run_machine(kind: type[RuleBasedStateMachine], world: World, *, examples: int, steps: int) -> None:
-    """Runs examples of `kind`, which finds the world as `self.world`; the world is closed then."""
+    """Runs `examples` times EFFORT of `kind`, which finds the world as `self.world`; the world is closed then."""
     machine = type(kind.__name__, (kind,), {"world": world})
     try:
         run_state_machine_as_test(  # type: ignore[no-untyped-call]
             machine,
             settings=settings(
-                max_examples=examples,
+                max_examples=examples * EFFORT,
                 stateful_step_count=steps,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),

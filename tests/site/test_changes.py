@@ -24,7 +24,7 @@ from balsam_exec.platform.schedulers.base import ModifyRefused, SchedulerState
 from balsam_exec.platform.settings import SiteDirectory
 from balsam_exec.server.service import batch_jobs
 from balsam_exec.site.allocations import Allocations
-from tests.server.machines import run_machine
+from tests.server.machines import EFFORT, run_machine
 from tests.server.world import World
 
 B = BatchJobState
@@ -53,6 +53,7 @@ class OneScheduler(Scheduler):
     def __init__(self) -> None:
         self.jobs: dict[str, Held] = {}  #: by id, which is the key
         self.told: dict[str, AllocationRequest] = {}
+        self.unsure: set[str] = set()  #: asked to change, but nobody knows whether it heard of it
         self.meanwhile: Callable[[], None] = lambda: None
 
     def submit(self, script: Path, spec: SubmitSpec) -> str:
@@ -74,11 +75,15 @@ class OneScheduler(Scheduler):
         return {name: Status(self.jobs[name].state, info="x") for name in ids}
 
     def modify(self, scheduler_id: str, before: SubmitSpec, after: SubmitSpec) -> None:
+        tried, held = self.told[scheduler_id], self.jobs[scheduler_id]
+        self.told[scheduler_id] = after.request
+        self.unsure.add(scheduler_id)
         self.meanwhile()
-        held = self.jobs[scheduler_id]
-        assert held.state is not QUEUED or held.request.num_nodes in (before.num_nodes, after.num_nodes)
+        self.unsure.discard(scheduler_id)
         if held.state is not QUEUED or after.num_nodes == TOO_MANY:
+            self.told[scheduler_id] = tried if before.request.changes(after.request) else before.request
             raise ModifyRefused("no")
+        assert held.request in (before.request, tried, after.request)
         held.request = after.request
         self.meanwhile()
 
@@ -188,11 +193,17 @@ class Changes(RuleBasedStateMachine):
             self.start_agent()
         self.coming = []
 
+    @rule(steps=st.integers(0, 6))
+    def die_early(self, steps: int) -> None:
+        self.look([""] * steps + ["die"])
+
     @invariant()
     def what_is_recorded_can_be_read_and_what_runs_is_as_it_is(self) -> None:
         for record in self.records(limit=1000).results:  # it would raise where partitions do not fit
             held = self.scheduler.jobs.get(record.scheduler_id or "")
-            if held is not None and record.state in (B.RUNNING, B.FINISHED):
+            known = held is not None and record.scheduler_id not in self.scheduler.unsure
+            if known and record.state in (B.RUNNING, B.FINISHED):
+                assert held is not None
                 assert not held.request.changes(record), record
 
     def teardown(self) -> None:
@@ -204,12 +215,14 @@ class Changes(RuleBasedStateMachine):
                 continue
             held = self.scheduler.jobs[record.scheduler_id or ""]
             assert record.state == held.state.value
+            if record.scheduler_id in self.scheduler.unsure:
+                continue  # it started then
             assert record.submitted is not None
             assert not held.request.changes(record), record
             assert not held.request.changes(record.submitted), record
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300 * EFFORT)
 def test_any_changes(tmp_path: Path) -> None:
     Changes.site = SiteDirectory(tmp_path / "site")
     Changes.site.create("here")

@@ -1,7 +1,7 @@
 """Starts `python -m MODULE` in milliseconds: a process that has loaded the libraries becomes it by a fork.
 
-Loading them takes a service a second of CPU, and hundreds of tests start one. What is forked is a process of its own with
-the arguments, environment, standard streams and exit code that `python -m` would have given it.
+Loading them takes a service a second of CPU, and hundreds of tests start one. What is forked is a process of its own,
+with the arguments, environment, standard streams and exit code that `python -m` would have given it.
 
 This file is also that process's program: a request on its standard input (a socket) is a JSON object and the file
 descriptors of the new process: 0, 1, 2 and so on. The last is a pipe that gets its pid, and at its end its exit code.
