@@ -176,7 +176,8 @@ class Allocations(Part):
     def _advance(self, job: BatchJobRecord, scheduler_id: str | None, statuses: Mapping[str, Status]) -> bool:
         """Take one batch job as far as it goes; whether the scheduler has it now."""
         status = statuses.get(scheduler_id) if scheduler_id else None
-        asked = self._scheduler.asked(_key(job)) if scheduler_id and job.submitted is None else None
+        waits = scheduler_id is not None and job.state is not BatchJobState.RUNNING
+        asked = self._scheduler.asked(_key(job)) if waits else None
         action = decide(job, scheduler_id, status, now(), asked=asked, draining=self._draining)
         if isinstance(action, Submit):
             try:

@@ -54,7 +54,7 @@ def decide(
     """The next step for `job`; None when there is none until something changes.
 
     `scheduler_id` is what the scheduler knows it by (None: it was never submitted), `status` what the scheduler says,
-    `asked` what it was submitted with (None: as the record is); needed until the record says so itself.
+    `asked` what it was asked for last (None: as the record is).
     With `draining` nothing is submitted any more and whatever lives is cancelled.
     """
     if job.state in BATCH_JOB_ENDED:
@@ -62,12 +62,12 @@ def decide(
     if scheduler_id is None:
         return _decide_unsubmitted(job, now, draining)
     state = SchedulerState.UNKNOWN if status is None else status.state
+    told = _told(job, asked)
     if state is SchedulerState.FINISHED and status is not None:
-        return Update(_finished(job, scheduler_id, status, now))
+        return Update(_finished(job, scheduler_id, status, now, told))
     if job.state is BatchJobState.PENDING_DELETION or (draining and state is not SchedulerState.UNKNOWN):
         return Cancel(scheduler_id)
     news = None if status is None else _news(job, status)
-    told = _told(job, asked) if job.submitted is None else None
     if state is SchedulerState.RUNNING and job.state is not BatchJobState.RUNNING:
         running = BatchJobPatch(
             state=BatchJobState.RUNNING, scheduler_id=scheduler_id, start_time=now, status_info=news, submitted=told
@@ -77,15 +77,19 @@ def decide(
         queued = BatchJobPatch(state=BatchJobState.QUEUED, scheduler_id=scheduler_id, status_info=news, submitted=told)
         return Update(queued)
     if state is SchedulerState.QUEUED and job.state is BatchJobState.QUEUED:
-        if job.submitted is not None and job.submitted.changes(job):
+        if job.submitted is not None and (job.submitted.changes(job) or (asked is not None and asked.changes(job))):
             return Modify(scheduler_id, job.submitted, job.request)
         return Update(BatchJobPatch(status_info=news, submitted=told)) if news is not None or told else None
     return None
 
 
-def _told(job: BatchJobRecord, asked: AllocationRequest | None) -> AllocationRequest:
-    """What the scheduler was told, with the partitions if they can be known."""
-    return job.request if asked is None or not asked.changes(job) else asked
+def _told(job: BatchJobRecord, asked: AllocationRequest | None) -> AllocationRequest | None:
+    """What the scheduler has been told, with partitions that fit; None: the record has it."""
+    recorded = job.submitted or job.request
+    if asked is None or not asked.changes(recorded):
+        return None if job.submitted is not None else recorded
+    fit = sum(partition.num_nodes for partition in recorded.partitions) <= asked.num_nodes
+    return asked.model_copy(update={"partitions": recorded.partitions if fit else []})
 
 
 def _news(job: BatchJobRecord, status: Status) -> dict[str, object] | None:
@@ -113,7 +117,9 @@ def refused(job: BatchJobRecord, modify: Modify, words: str) -> BatchJobPatch:
     return BatchJobPatch(refused=modify.after, status_info={**job.status_info, "refused": words})
 
 
-def _finished(job: BatchJobRecord, scheduler_id: str, status: Status, now: datetime) -> BatchJobPatch:
+def _finished(
+    job: BatchJobRecord, scheduler_id: str, status: Status, now: datetime, told: AllocationRequest | None
+) -> BatchJobPatch:
     info: dict[str, object] = {**_kept(job), "info": status.info}
     if status.exit_code is not None:
         info["exit_code"] = status.exit_code
@@ -125,4 +131,5 @@ def _finished(job: BatchJobRecord, scheduler_id: str, status: Status, now: datet
         start_time=now if job.start_time is None else None,
         end_time=now,
         status_info=info,
+        submitted=told,
     )

@@ -102,7 +102,9 @@ def words_of(tmp_path: Path, record: Record) -> Callable[[str, Scheduler, Submit
         program = tmp_path / "bin" / command
         program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/words\n')
         program.chmod(0o755)
+        (tmp_path / "1.json").unlink(missing_ok=True)
         scheduler.modify("7", asked(fs="home"), wanted)
+        assert scheduler.asked("1") == wanted.request
         return (tmp_path / "words").read_text().splitlines()
 
     return words_of
@@ -119,6 +121,20 @@ def test_how_pbs_changes_what_waits(pbs: PbsScheduler, words_of: Words) -> None:
         words_of("qmove", pbs, asked(4, queue="prod", fs="home"))
     with pytest.raises(ModifyRefused, match="-l fs cannot be taken back"):
         words_of("qalter", pbs, asked(4))
+
+
+def test_somebody_died_over_a_change(pbs: PbsScheduler, tmp_path: Path, record: Record) -> None:
+    """It may have been done: what it was about is asked for as well, whatever was recorded."""
+    record("qalter", "")
+    pbs.modify("7", asked(), asked(4))  # and nobody heard of that
+    (tmp_path / "bin/qalter").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/words\n')
+    pbs.modify("7", asked(), asked(fs="home"))
+    assert (tmp_path / "words").read_text() == "-l select=2 -l fs=home 7\n"
+    record("qalter", "", "no", 1)
+    for wanted, known in ((asked(9, fs="eagle"), asked(fs="home")), (asked(fs="a"), asked(fs="a"))):
+        with pytest.raises(ModifyRefused):
+            pbs.modify("7", asked(fs="a"), wanted)
+        assert pbs.asked("1") == known.request
 
 
 def test_how_lsf_changes_what_waits(lsf: LsfScheduler, words_of: Words) -> None:

@@ -227,7 +227,7 @@ def test_what_waits_is_changed_or_stays_as_it_is(slurm: SlurmCluster, bench: Slu
     modify(scheduler_id, larger, bench.spec("1", num_nodes=1, wall_time_min=7, queue="long", nice="10"))
     bench.wait_state(blocker, RUNNING)
     with pytest.raises(ModifyRefused, match="no longer pending"):
-        modify(blocker, bench.spec(num_nodes=4), bench.spec(num_nodes=2))
+        modify(blocker, bench.spec("blocker", num_nodes=4), bench.spec("blocker", num_nodes=2))
     bench.scheduler.cancel(blocker)
     bench.wait_finished(scheduler_id)
     assert bench.logged() == ["1"]

@@ -163,13 +163,13 @@ def test_a_refusal_of_what_is_no_longer_wanted_changes_nothing(world: World) -> 
     assert (after.num_nodes, after.submitted) == (3, second.submitted)
 
 
-@pytest.mark.parametrize("state", [B.RUNNING, B.FINISHED])
-def test_it_starts_before_it_is_changed(world: World, state: BatchJobState) -> None:
+@pytest.mark.parametrize(("state", "late"), [(B.RUNNING, "started"), (B.FINISHED, "ended")])
+def test_it_starts_before_it_is_changed(world: World, state: BatchJobState, late: str) -> None:
     job = queued(world)
     patch(world, job, num_nodes=4, wall_time_min=10)
     after = patch(world, job, state=state, status_info={"info": "x"})
     assert (after.num_nodes, after.wall_time_min) == (2, 30)
-    words = "num_nodes stays 2, not 4, wall_time_min stays 30, not 10: it started before that could be changed"
+    words = f"num_nodes stays 2, not 4, wall_time_min stays 30, not 10: it {late} before that could be changed"
     assert after.status_info == {"info": "x", "refused": words}
 
 
@@ -186,11 +186,11 @@ def test_changed_while_the_agent_submitted_it(world: World) -> None:
     assert "queue stays local, not q" in started.status_info["refused"]
 
 
-def test_cancelled_it_is_as_it_was_wanted(world: World) -> None:
-    job = queued(world)
-    patch(world, job, num_nodes=4)
-    patch(world, job, state=B.PENDING_DELETION)
-    assert patch(world, job, state=B.FINISHED).num_nodes == 4
+def test_cancelled_it_is_as_the_scheduler_had_it(world: World) -> None:
+    for job, nodes in ((queued(world), 2), (request(world), 4)):
+        patch(world, job, num_nodes=4)
+        patch(world, job, state=B.PENDING_DELETION)
+        assert patch(world, job, state=B.FINISHED).num_nodes == nodes
 
 
 @pytest.mark.parametrize("state", [B.RUNNING, B.PENDING_DELETION, B.FINISHED])

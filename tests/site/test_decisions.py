@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from balsam_exec.model.batch_jobs import AllocationRequest, BatchJobPatch, BatchJobRecord
+from balsam_exec.model.batch_jobs import AllocationRequest, BatchJobPatch, BatchJobRecord, Partition
 from balsam_exec.model.states import BATCH_JOB_ENDED, BATCH_JOB_TRANSITIONS, BatchJobState
 from balsam_exec.platform.schedulers import Status
 from balsam_exec.platform.schedulers.base import SchedulerState
@@ -38,8 +38,11 @@ def record(state: BatchJobState) -> BatchJobRecord:
     )
 
 
-def finished(info: dict[str, object], start: datetime | None = NOW) -> Update:
-    return Update(BatchJobPatch(state=B.FINISHED, scheduler_id=ID, start_time=start, end_time=NOW, status_info=info))
+def finished(
+    info: dict[str, object], start: datetime | None = NOW, submitted: AllocationRequest | None = None
+) -> Update:
+    values = {"start_time": start, "end_time": NOW, "status_info": info, "submitted": submitted}
+    return Update(BatchJobPatch.model_validate({"state": B.FINISHED, "scheduler_id": ID, **values}))
 
 
 SUBMIT, CANCEL = Submit(), Cancel(ID)
@@ -62,7 +65,7 @@ TABLE: list[tuple[BatchJobState, str | None, Status | None, Action | None]] = [
     # Submitted, and the agent died before it could say so.
     (B.PENDING_SUBMISSION, ID, QUEUED, TO_QUEUED),
     (B.PENDING_SUBMISSION, ID, RUNNING, AT_ONCE),
-    (B.PENDING_SUBMISSION, ID, ENDED, finished(EXITED)),
+    (B.PENDING_SUBMISSION, ID, ENDED, finished(EXITED, submitted=ASKED)),
     (B.PENDING_SUBMISSION, ID, UNKNOWN, None),
     # What the scheduler says goes to the service.
     (B.QUEUED, ID, QUEUED, None),
@@ -79,7 +82,7 @@ TABLE: list[tuple[BatchJobState, str | None, Status | None, Action | None]] = [
     (B.PENDING_DELETION, ID, QUEUED, CANCEL),
     (B.PENDING_DELETION, ID, RUNNING, CANCEL),
     (B.PENDING_DELETION, ID, UNKNOWN, CANCEL),
-    (B.PENDING_DELETION, ID, ENDED, finished({**EXITED, "cancelled": True})),
+    (B.PENDING_DELETION, ID, ENDED, finished({**EXITED, "cancelled": True}, submitted=ASKED)),
 ]
 
 
@@ -154,6 +157,30 @@ def test_changed_while_it_was_submitted() -> None:
     """The record knows what was asked for then, even from an agent that has died."""
     assert decide(changed(B.PENDING_SUBMISSION), ID, QUEUED, NOW, asked=ASKED) == TO_QUEUED
     assert decide(changed(B.PENDING_SUBMISSION), ID, RUNNING, NOW, asked=ASKED) == AT_ONCE
+
+
+def test_somebody_died_over_a_change() -> None:
+    """Nobody knows whether the scheduler has heard of it: it is told what is wanted; if it starts, it probably has."""
+    for wanted, request in ((record(B.QUEUED), ASKED), (changed(B.QUEUED), WANTED)):
+        assert decide(wanted, ID, QUEUED, NOW, asked=WANTED) == Modify(ID, ASKED, request)
+    started = BatchJobPatch(state=B.RUNNING, scheduler_id=ID, start_time=NOW, submitted=WANTED)
+    assert decide(record(B.QUEUED), ID, RUNNING, NOW, asked=WANTED) == Update(started)
+    assert decide(record(B.QUEUED), ID, RUNNING, NOW, asked=ASKED) == TO_RUNNING
+
+
+def test_partitions_that_fit_stay() -> None:
+    parts = [Partition(num_nodes=1)]
+    for nodes, kept in ((2, parts), (1, parts)):
+        job = record(B.QUEUED).model_copy(update={"submitted": ASKED.model_copy(update={"partitions": parts})})
+        action = decide(job, ID, RUNNING, NOW, asked=AllocationRequest(num_nodes=nodes, wall_time_min=9))
+        assert isinstance(action, Update)
+        assert action.patch.submitted is not None
+        assert action.patch.submitted.partitions == kept
+    two = ASKED.model_copy(update={"num_nodes": 2, "partitions": [Partition(num_nodes=2)]})
+    job = record(B.QUEUED).model_copy(update={"submitted": two, **two.model_dump()})
+    action = decide(job, ID, RUNNING, NOW, asked=ASKED)
+    assert isinstance(action, Update)
+    assert action.patch.submitted == ASKED
 
 
 def test_what_was_submitted_before_that_was_recorded() -> None:

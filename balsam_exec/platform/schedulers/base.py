@@ -108,11 +108,13 @@ class Scheduler(ABC):
         """The status of each of the `ids`. One the scheduler cannot tell of is UNKNOWN, never FINISHED."""
 
     def asked(self, key: str) -> AllocationRequest | None:
-        """What was asked for when `key` was submitted; None where that was not recorded."""
+        """What was asked for last, when `key` was submitted or since; None where that was not recorded. The scheduler
+        may not have heard of it, where whoever asked has died."""
         return None
 
     def modify(self, scheduler_id: str, before: SubmitSpec, after: SubmitSpec) -> None:
-        """Have a job that waits ask for something else: all of it, or nothing. Repeating it does no harm.
+        """Have a job that waits ask for something else: all of it, or nothing. It asks for `before` now, or for what
+        `asked` says. Repeating it does no harm.
 
         Raises ModifyRefused, in the words of the scheduler; also where the job has started.
         """

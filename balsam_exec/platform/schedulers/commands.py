@@ -153,6 +153,12 @@ class CommandScheduler(Scheduler):
     def _asked(self, key: str) -> Path:
         return self._directory / f"{key}.json"
 
+    def _note(self, key: str, request: AllocationRequest) -> None:
+        """Before the scheduler is told: what is not recorded elsewhere then may or may not have been done."""
+        new = self._asked(key).with_suffix(".json.new")
+        new.write_text(request.model_dump_json())
+        new.replace(self._asked(key))
+
     def _read(self, record: IO[bytes]) -> str | None:
         record.seek(0)
         text, newline, _ = record.read().decode(errors="replace").rpartition("\n")  # whole lines only
@@ -167,7 +173,7 @@ class CommandScheduler(Scheduler):
 
     def _hand_over(self, script: Path, spec: SubmitSpec, record: IO[bytes]) -> str:
         argv = self.submit_command(script, spec)
-        self._asked(spec.key).write_text(spec.request.model_dump_json())
+        self._note(spec.key, spec.request)
         # Files, not pipes: the command must be able to end its work when we are killed.
         with tempfile.TemporaryFile() as errors, script.open("rb") as text:
             process = self._spawn(argv, stdin=text, stdout=record, stderr=errors)
@@ -203,12 +209,17 @@ class CommandScheduler(Scheduler):
     # --- changing what waits
 
     def modify(self, scheduler_id: str, before: SubmitSpec, after: SubmitSpec) -> None:
-        old, new = _named(self.options(before)), _named(self.options(after))
-        if gone := sorted(set(old) - set(new)):
+        tried = self.asked(after.key) or before.request  # as `before`, unless somebody died over a change
+        new = _named(self.options(after))
+        old = [_named(self.options(SubmitSpec.of(one, after.key, after.log))) for one in (before.request, tried)]
+        if gone := sorted(set().union(*old) - set(new)):
             raise ModifyRefused(f"{', '.join(gone)} cannot be taken back: cancel it and request another one")
-        argv = self.modify_command(scheduler_id, {name: new[name] for name in new if new[name] != old.get(name)})
+        changed = {name: option for name, option in new.items() if any(option != one.get(name) for one in old)}
+        argv = self.modify_command(scheduler_id, changed)
+        self._note(after.key, after.request)
         answer = self.run(*argv)
         if answer.code:
+            self._note(after.key, tried if before.request.changes(after.request) else before.request)
             raise ModifyRefused(f"{argv[0]}: {_words(answer.err) or f'exit code {answer.code}'}")
 
     # --- asking

@@ -16,8 +16,9 @@ from balsam_exec.model.states import BatchJobState
 #: What a user may change, and as long as what.
 WANTED = frozenset(BatchJobSpec.model_fields) & frozenset(BatchJobPatch.model_fields)
 CHANGEABLE = frozenset({BatchJobState.PENDING_SUBMISSION, BatchJobState.QUEUED})
-#: In these it has what the scheduler was told last.
-_STARTED = frozenset({BatchJobState.RUNNING, BatchJobState.FINISHED})
+#: Before it goes to one of these it may be that the scheduler is yet to be told; in these it has what it has.
+_WAITING = CHANGEABLE | {BatchJobState.PENDING_DELETION}
+_TOO_LATE = {BatchJobState.RUNNING: "it started", BatchJobState.FINISHED: "it ended"}
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ def change(record: BatchJobRecord, wanted: BatchJobSpec) -> Change:
 def settled(record: BatchJobRecord, patch: BatchJobPatch) -> Change | None:
     """What is left of changes that did not come about: the scheduler has refused them, or it has started before."""
     submitted = patch.submitted or record.submitted
-    starts = record.state in CHANGEABLE and patch.state in _STARTED
+    late = _TOO_LATE.get(patch.state) if patch.state is not None and record.state in _WAITING else None
     refused = patch.refused is not None and not patch.refused.changes(record)
-    if submitted is None or not (starts or refused) or not submitted.changes(record):
+    if submitted is None or not (late or refused) or not submitted.changes(record):
         return None
     kept = submitted.stays(record)
     back: dict[str, Any] = submitted.model_dump(include=set(submitted.changes(record)))
@@ -77,7 +78,8 @@ def settled(record: BatchJobRecord, patch: BatchJobPatch) -> Change | None:
         back["partitions"] = [partition.model_dump() for partition in submitted.partitions]
         kept += ", and partitions as they were"
     info = record.status_info if patch.status_info is None else patch.status_info
-    words = f"{kept}: {'it started before that could be changed' if starts else info.get('refused', 'no reason given')}"
+    why = f"{late} before that could be changed" if late else info.get("refused", "no reason given")
+    words = f"{kept}: {why}"
     return Change({**back, "status_info": {**info, "refused": words}}, {"refused": words})
 
 
