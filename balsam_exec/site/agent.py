@@ -127,7 +127,9 @@ class Agent:
                 return
             self._work_by(self._site.settings(), service, record)
             self._heart = Heartbeat(service, record.id, self._lease, self._statuses, self._on_error)
-            self._overseers = [self._heart, SettingsWatch(service, record.id, self.reload)]
+            watch = SettingsWatch(service, record.id, self.reload)
+            watch.on_change = self._tell_soon
+            self._overseers = [self._heart, watch]
             for part in self._overseers:
                 part.start()
         log.info("serving site %s (%s) at %s", record.name, record.id, service.url)

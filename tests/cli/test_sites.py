@@ -20,7 +20,7 @@ from balsam_exec.model.sites import SitePatch, SiteRecord, SiteSpec
 from balsam_exec.model.states import BatchJobState
 from balsam_exec.platform.settings import SiteDirectory
 from balsam_exec.site.identity import this_process
-from balsam_exec.site.lease import Lease
+from balsam_exec.site.lease import Lease, recorded_agent
 from tests.cli.conftest import Balsam, execute
 from tests.cli.test_jobs import create
 from tests.support.processes import wait_until
@@ -148,8 +148,7 @@ def test_an_agent_that_does_not_serve_says_why(balsam: Balsam, mine: Path, monke
     monkeypatch.setenv("BALSAM_URL", "http://127.0.0.1:9")
     said = balsam.fails_at_length("site", "start", mine, "--timeout", "0.1")
     assert "does not serve the site yet, and goes on trying" in said
-    log = mine / "log" / "agent.log"
-    wait_until(lambda: "trying again" in log.read_text(), 30, "it to try")
+    wait_until(lambda: recorded_agent(SiteDirectory(mine)) is not None, 30, "it to have begun")
     assert "stopped" in balsam("site", "stop", mine, "--drain")
 
 
