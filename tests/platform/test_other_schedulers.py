@@ -130,6 +130,10 @@ def test_somebody_died_over_a_change(pbs: PbsScheduler, tmp_path: Path, record: 
     (tmp_path / "bin/qalter").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/words\n')
     pbs.modify("7", asked(), asked(fs="home"))
     assert (tmp_path / "words").read_text() == "-l select=2 -l fs=home 7\n"
+    with pytest.raises(ModifyRefused, match="-l fs cannot be taken back"):
+        pbs.modify("7", asked(), asked())
+    assert pbs.asked("1") == asked().request, "given up"
+    pbs.modify("7", asked(), asked(fs="home"))
     record("qalter", "", "no", 1)
     for wanted, known in ((asked(9, fs="eagle"), asked(fs="home")), (asked(fs="a"), asked(fs="a"))):
         with pytest.raises(ModifyRefused):

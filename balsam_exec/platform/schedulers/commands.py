@@ -210,17 +210,24 @@ class CommandScheduler(Scheduler):
 
     def modify(self, scheduler_id: str, before: SubmitSpec, after: SubmitSpec) -> None:
         tried = self.asked(after.key) or before.request  # as `before`, unless somebody died over a change
+        try:
+            argv = self.modify_command(scheduler_id, self._changed([before.request, tried], after))
+            self._note(after.key, after.request)
+            answer = self.run(*argv)
+            if answer.code:
+                raise ModifyRefused(f"{argv[0]}: {_words(answer.err) or f'exit code {answer.code}'}")
+        except ModifyRefused:
+            # What was merely to be made sure of is given up: it would be refused for ever.
+            self._note(after.key, tried if before.request.changes(after.request) else before.request)
+            raise
+
+    def _changed(self, before: Iterable[AllocationRequest], after: SubmitSpec) -> dict[str, str]:
+        """The options, by their names, that are others than those of one of `before`. Raises ModifyRefused."""
         new = _named(self.options(after))
-        old = [_named(self.options(SubmitSpec.of(one, after.key, after.log))) for one in (before.request, tried)]
+        old = [_named(self.options(SubmitSpec.of(one, after.key, after.log))) for one in before]
         if gone := sorted(set().union(*old) - set(new)):
             raise ModifyRefused(f"{', '.join(gone)} cannot be taken back: cancel it and request another one")
-        changed = {name: option for name, option in new.items() if any(option != one.get(name) for one in old)}
-        argv = self.modify_command(scheduler_id, changed)
-        self._note(after.key, after.request)
-        answer = self.run(*argv)
-        if answer.code:
-            self._note(after.key, tried if before.request.changes(after.request) else before.request)
-            raise ModifyRefused(f"{argv[0]}: {_words(answer.err) or f'exit code {answer.code}'}")
+        return {name: option for name, option in new.items() if any(option != one.get(name) for one in old)}
 
     # --- asking
 
