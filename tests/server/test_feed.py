@@ -326,3 +326,28 @@ def test_an_acquire_that_would_find_nothing_waits_for_work(processes: list[Http]
         large = processes[0].ok("POST", "/jobs", [spec])[0]["id"]
         assert acquire(http, next(keys), timeout=0.1) == []
         assert acquire(http, next(keys), max_nodes=8) == [large]
+
+
+def test_a_report_has_the_acquire_that_waits_answered(processes: list[Http]) -> None:
+    """By any process; a report that does not say so leaves it waiting."""
+    campaign = Campaign(processes[0])
+    session = processes[0].ok("POST", "/sessions", {"site_id": campaign.site})["id"]
+    waited: list[float] = []
+    answered = threading.Event()
+
+    def acquire() -> None:
+        start = time.monotonic()
+        wanted = {"max_jobs": 1, "max_nodes": 1, "timeout": 30}
+        assert processes[0].ok("POST", f"/sessions/{session}/acquire", wanted) == {"jobs": []}
+        waited.append(time.monotonic() - start)
+        answered.set()
+
+    def report() -> None:
+        path = f"/sessions/{session}/report"
+        processes[-1].ok("POST", path, {"reports": []})
+        assert not answered.wait(0.5)
+        while not answered.wait(0.1):  # the first may come before the acquire waits
+            processes[-1].ok("POST", path, {"reports": [], "widen": True})
+
+    in_threads(acquire, report)
+    assert waited[0] < 20
