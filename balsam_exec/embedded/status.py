@@ -16,8 +16,6 @@ from balsam_exec.model.errors import BalsamError, ConfigurationError
 from balsam_exec.model.sites import SiteRecord
 from balsam_exec.model.states import BATCH_JOB_ENDED
 
-#: An agent that was not heard of for so many seconds is down: three of its signs of life are missing.
-AGENT_SILENCE = 65.0
 #: Seconds for the service to answer all that we ask.
 PATIENCE = 5.0
 
@@ -116,8 +114,11 @@ def _site(site: SiteRecord) -> Part:
     name = f"site {site.name}"
     if site.last_refresh is None:
         return Part(name, False, f"{site.hostname}:{site.path}, its agent was never heard of")
-    age = (datetime.now(UTC) - site.last_refresh).total_seconds()
-    return Part(name, age < AGENT_SILENCE, f"{site.hostname}:{site.path}, agent last heard {max(0.0, age):.0f} s ago")
+    age = max(0.0, (datetime.now(UTC) - site.last_refresh).total_seconds())
+    troubled = [part.name for part in site.agent.parts if part.state == "retrying"] if site.agent else []
+    trouble = f", trouble with {', '.join(troubled)}: see `balsam site status`" if troubled else ""
+    told = f"{site.hostname}:{site.path}, agent last heard {age:.0f} s ago{trouble}"
+    return Part(name, site.active and not troubled, told)
 
 
 def _count(service: Service, found: Status) -> None:
