@@ -199,9 +199,11 @@ def test_after_many_refusals_it_waits_for_help(bench: Bench, caplog: pytest.LogC
     for _ in range(MAX_REFUSALS):
         refused = bench.service.create_batch_job(spec)
         bench.patch(refused, B.SUBMIT_FAILED, end_time=now(), status_info={"error": "no such account"})
-    bench.start()
+    part = bench.start()
     wait_until(lambda: "refused the last 6 requests (no such account)" in caplog.text, 20, "it to be told")
     assert stays(bench)
+    assert (part.status.state, part.status.retry) == ("retrying", None)
+    assert "refused the last 6 requests (no such account)" in part.status.error, "as `balsam site status` has it"
     bench.service.patch_site(bench.site, SitePatch(hostname="login1"))  # as `balsam site sync` does
     wait_until(lambda: len(bench.requested()) == MAX_REFUSALS + 1, 20, "another request")
     assert caplog.text.count("refused the last 6 requests") == 1
