@@ -26,6 +26,7 @@ def own_slurm() -> Iterator[SlurmCluster]:
     before = dict(os.environ)
     with SlurmCluster(NODES, CORES) as cluster:
         os.environ.update(cluster.environment)
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every launcher compiles what it imports
         try:
             yield cluster
         finally:
