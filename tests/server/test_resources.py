@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from balsam_exec.model.allowed import QueueLimits
 from balsam_exec.model.apps import AppPatch, AppSpec
 from balsam_exec.model.batch_jobs import BatchJobPatch, BatchJobRecord, BatchJobSpec
 from balsam_exec.model.errors import Conflict, IllegalTransition, NotFound
@@ -27,14 +28,14 @@ def test_a_site_keeps_all_of_its_fields(world: World) -> None:
         name="there",
         path="/p",
         hostname="h",
-        allowed_queues={"q": {"max_nodes": 3}},
+        allowed_queues={"q": QueueLimits(max_nodes=3)},
         allowed_projects=["a"],
-        optional_batch_job_params={"x": "y"},
+        optional_batch_job_params={"x": "y", "z": None},
         transfer_locations={"l": "u"},
         globus_endpoint_id="g",
     )
     site = world.write(sites.create_site, world.owner, spec)
-    assert {name: site[name] for name in SiteSpec.model_fields} == spec.model_dump()
+    assert SiteSpec.model_validate({name: site[name] for name in SiteSpec.model_fields}) == spec
     changed = world.write(sites.patch_site, world.owner, site["id"], SitePatch(hostname="i", allowed_projects=[]))
     assert changed == {**site, "hostname": "i", "allowed_projects": []}
     assert told(world, Kind.SITE, site["id"]) == ["updated"] * 2
