@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from subprocess import CalledProcessError
-from typing import Any
+from typing import Any, TypeVar
 
 from balsam_exec.api import Client
 from balsam_exec.client.pages import every
@@ -31,7 +31,9 @@ from benchmarks.slurm import NODES, site_of
 from benchmarks.utilization import Run, Span, runs_of, utilization
 from tests.support.slurm import SlurmCluster
 
-#: Of each allocation.
+T = TypeVar("T")
+
+#: Nodes of each allocation.
 SIZE = 2
 #: For a site on which a campaign is to run: allocations that wait take over at once from those that end.
 SETTINGS: Mapping[str, Any] = {
@@ -272,9 +274,7 @@ class Campaign:
 
     def _fail_a_node(self, deadline: float) -> None:
         """Of an allocation of the queue maintainer whose jobs run; it is there again when the allocation is gone."""
-        self._wait(lambda: self._at_work() is not None, deadline, "an allocation with jobs")
-        victim = self._at_work()
-        assert victim is not None
+        victim = self._wait(self._at_work, deadline, "an allocation with jobs")
         nodes = self._cluster.run("squeue", "-h", "-o", "%N", "-j", self._scheduler_id(victim)).strip()
         node = self._cluster.run("scontrol", "show", "hostnames", nodes).split()[-1]
         self._cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=it failed")
@@ -305,11 +305,12 @@ class Campaign:
         counts = {found.state: found.count for found in self._service.job_states(site_id=[self._site_id])}
         return counts.get(JobState.JOB_FINISHED, 0) / self._jobs
 
-    def _wait(self, condition: Callable[[], bool], deadline: float, what: str) -> None:
-        while not condition():
+    def _wait(self, look: Callable[[], T | None], deadline: float, what: str) -> T:
+        while not (found := look()):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"waited for {what}: {self._service.job_states(site_id=[self._site_id])}")
             time.sleep(LOOK)
+        return found
 
     def _outcome(self) -> Outcome:
         jobs = list(every(self._service.jobs, site_id=[self._site_id]))
