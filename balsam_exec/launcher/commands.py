@@ -73,7 +73,7 @@ class CommandRunner:
             words = in_shell(around.preamble, [*prefix, "bash", "-c", line], searched=bool(prefix))
         else:
             words = prefix + command_words(line, around.environment.get("PATH"))
-        self.run(job, words, around, outcomes.step_ended if around.end else outcomes.command_ended)
+        self.run(job, words, around, outcomes.ranks_ended if prefix else outcomes.command_ended)
 
     def run(self, job: LeasedJob, words: list[str], around: Surroundings, conclude: Conclude) -> None:
         """Run these words; when nothing is left of the job, `conclude` says what became of it.

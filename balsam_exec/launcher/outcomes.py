@@ -48,11 +48,6 @@ def failed(reason: str, error: str, return_code: int | None = None, exception: b
     return Outcome(JobState.RUN_ERROR, result, data)
 
 
-def lost(error: str) -> Outcome:
-    """It was cut short, through no fault of its own."""
-    return Outcome(JobState.RUN_TIMEOUT, Result(ok=False, error=error), {"error": error})
-
-
 def refused(problem: BalsamError) -> Outcome:
     """The job's app, arguments or result could not be handled; whoever waits for it gets this very error."""
     payload, _ = dump_exception(problem)
@@ -70,12 +65,18 @@ def command_ended(return_code: int, *outputs: tuple[Path, int]) -> Outcome:
     return failed("exit", error, return_code)
 
 
-def step_ended(return_code: int, *outputs: tuple[Path, int]) -> Outcome:
-    """The same for a command that srun has started."""
+def ranks_ended(return_code: int, *outputs: tuple[Path, int]) -> Outcome:
+    """The same for a command whose ranks something has started for us."""
+    return node_failure(*outputs) or command_ended(return_code, *outputs)
+
+
+def node_failure(*outputs: tuple[Path, int]) -> Outcome | None:
+    """Of ranks that srun started, itself or for another MPI launcher: they were cut short with a node of theirs. None:
+    nothing is said of that."""
     for output in outputs:
         if said := _NODE_FAILURE.search(tail(*output)):
-            return lost(said[1])
-    return command_ended(return_code, *outputs)
+            return Outcome(JobState.RUN_TIMEOUT, Result(ok=False, error=said[1]), {"error": said[1]})
+    return None
 
 
 def worker_died(return_code: int, *outputs: tuple[Path, int]) -> Outcome:

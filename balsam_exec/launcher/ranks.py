@@ -74,7 +74,7 @@ def _conclude(exchange: Path, ranks: int, return_code: int, *outputs: tuple[Path
             return outcomes.on_rank(outcome, int(rank), ranks) if rank.isdecimal() else outcome
         if return_code == 0 and value.exists():
             return _read(value, outputs)
-        return outcomes.worker_died(return_code, *outputs)
+        return outcomes.node_failure(*outputs) or outcomes.worker_died(return_code, *outputs)
     except OSError as error:
         return outcomes.failed("exit", f"what the ranks have left in {exchange} cannot be read: {error.strerror}")
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,10 +29,11 @@ while [ ! -e over ]; do sleep 0.02; done
 def run(
     service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., tuple[int, Running]]]:
-    """`run(srun=SCRIPT, ...)` runs a job of two ranks by commands that do this, in its workdir."""
+    """`run(srun=SCRIPT, ...)` runs a job of two ranks, by commands that do this in its workdir; by default one of a
+    command app."""
     started: list[Running] = []
 
-    def run(**commands: str) -> tuple[int, Running]:
+    def run(app: dict[str, Any] | None = None, **commands: str) -> tuple[int, Running]:
         directory = tmp_path / "bin"
         directory.mkdir()
         for name, script in commands.items():
@@ -39,7 +41,8 @@ def run(
             (directory / name).chmod(0o755)
         monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
         monkeypatch.setenv("SLURM_JOB_ID", "1")
-        job_id = service.add_job(service.add_app(command_template="true"), workdir="job", ranks_per_node=2)
+        app_record = service.add_app(**(app or {"command_template": "true"}))
+        job_id = service.add_job(app_record, workdir="job", ranks_per_node=2)
         node = local_node(2, 0, environ={}, dev=tmp_path)
         terms = Terms(ttl=service.ttl, grace=20)
         mission = Mission(tmp_path / "data", tmp_path / "exchange", (node,), terms, mpi_launcher="srun")
@@ -84,9 +87,12 @@ def test_ranks_that_ended_before_they_could_be_told_are_done(
     assert drained(service, tmp_path, job_id, running).state is JobState.RUN_DONE
 
 
-def test_a_failed_node_is_no_success(service: FakeService, run: Callable[..., tuple[int, Running]]) -> None:
+@pytest.mark.parametrize("app", [None, {"hooks": ["run"], "payload": b"never read"}], ids=["a command", "Python"])
+def test_a_failed_node_is_neither_success_nor_failure(
+    service: FakeService, run: Callable[..., tuple[int, Running]], app: dict[str, Any] | None
+) -> None:
     """Slurm 22.05's srun exits with 0 then, too."""
-    job_id, _ = run(srun='echo "srun: error: Node failure on node02" >&2; echo "srun: Job step aborted"; exit 0')
+    job_id, _ = run(app, srun='echo "srun: error: Node failure on node02" >&2; echo "srun: Job step aborted"; exit 0')
     wait_until(lambda: service.history.get(job_id, [])[1:] != [], 20, "the job to end")
     last = service.history[job_id][1]
     assert (last.state, last.data) == (JobState.RUN_TIMEOUT, {"error": "Node failure on node02"})
