@@ -17,11 +17,13 @@ from balsam_exec.launcher.placement import (
     Node,
     Placement,
     Share,
+    Vacancy,
     cpus_of_ranks,
     obstacle,
     occupy,
     place,
     room,
+    vacancies,
     vacate,
 )
 from balsam_exec.model.jobs import JobPatch, JobSpec, Resources
@@ -254,3 +256,34 @@ def check_sharing(free: tuple[Node, ...], running: list[tuple[Need, Placement]])
         assert node.occupancy == WHOLE - sum(share.occupancy for share in here) >= 0
         for gpu, units in enumerate(node.gpus):
             assert units == WHOLE - sum(dict(share.gpus).get(gpu, 0) for share in here) >= 0
+
+
+def taken(free: tuple[Node, ...], **resources: float) -> tuple[Node, ...]:
+    """With one such job."""
+    placement = place(free, Need.of(Resources.model_validate(resources)))
+    assert placement is not None
+    return occupy(free, placement)
+
+
+def test_what_is_free_in_a_few_numbers() -> None:
+    empty = nodes((8, 2), (8, 2), (8, 2))
+    assert vacancies(empty) == [Vacancy(nodes=3, packing=1, cores=None, gpus=2 * WHOLE, aggregate=3)]
+    third = taken(empty, node_packing_count=3, threads_per_rank=3, gpus_per_rank=1.5)
+    whole = Vacancy(nodes=2, packing=1, cores=None, gpus=2 * WHOLE, aggregate=pytest.approx(8 / 3))
+    assert vacancies(third) == [whole, whole._replace(nodes=3, packing=2)]
+    rest = taken(third, num_nodes=2)
+    left = Vacancy(nodes=1, packing=2, cores=5, gpus=WHOLE // 2, aggregate=pytest.approx(2 / 3))
+    assert vacancies(rest) == [left]
+    last = taken(taken(rest, node_packing_count=3, threads_per_rank=5), node_packing_count=3)
+    assert vacancies(last) == [Vacancy()]  # a rounding is left of it
+
+
+@given(st.lists(st.integers(1, 7), max_size=12), st.integers(1, 8))
+def test_a_job_that_has_a_place_is_asked_for(packings: list[int], wanted: int) -> None:
+    free = nodes((4, 0), (4, 0), (4, 0))
+    for packing in packings:
+        need = Need.of(Resources(node_packing_count=packing))
+        if placement := place(free, need):
+            free = occupy(free, placement)
+    fits = place(free, Need.of(Resources(node_packing_count=wanted))) is not None
+    assert fits == any(each.nodes and each.packing <= wanted for each in vacancies(free))
