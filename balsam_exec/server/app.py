@@ -21,7 +21,7 @@ from balsam_exec.server.config import ServerSettings
 from balsam_exec.server.hub import Hub
 from balsam_exec.server.notifications import listen
 from balsam_exec.server.reaper import Reaper
-from balsam_exec.server.routes import ROUTERS, express
+from balsam_exec.server.routes import ROUTERS, express, lane
 from balsam_exec.server.routes.http import answer, described, hoist
 from balsam_exec.server.service.leases import Drained
 from balsam_exec.server.service.runtime import Runtime
@@ -98,17 +98,14 @@ def create_app(settings: ServerSettings) -> FastAPI:
 
 class _Application(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        serve = express.find(scope)
-        if serve is None:
-            await super().__call__(scope, receive, send)
-            return
         scope["app"] = self
-        request = Request(scope, receive)
-        try:
-            response = await serve(request)
-        except Exception as error:  # noqa: BLE001 - each is answered, and a defect logged
-            response = _refusal(request, error)
-        await response(scope, receive, send)
+        if scope["type"] == "websocket" and scope["path"] == lane.PATH:
+            await lane.serve(scope, receive, send, _respond)
+        elif (serve := express.find(scope)) is not None:
+            response = await _respond(serve, Request(scope, receive))
+            await response(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -141,6 +138,13 @@ def _handle_errors(app: FastAPI) -> None:
         response = _error(error.status_code, code, message, {})
         response.headers.update(error.headers or {})
         return response
+
+
+async def _respond(serve: express.Serve, request: Request) -> Response:
+    try:
+        return await serve(request)
+    except Exception as error:  # noqa: BLE001 - each is answered, and a defect logged
+        return _refusal(request, error)
 
 
 def _refusal(request: Request, error: Exception) -> Response:

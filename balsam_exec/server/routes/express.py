@@ -18,11 +18,13 @@ from balsam_exec.server.routes import events, jobs, sessions
 from balsam_exec.server.routes.http import MAX_KEY
 
 Endpoint = Callable[..., Awaitable[Response]]
+#: What serves a request.
+Serve = Callable[[Request], Awaitable[Response]]
 
 _SESSION = re.compile(r"/sessions/([1-9][0-9]{0,17})/(acquire|report)")
 
 
-def find(scope: Mapping[str, Any]) -> Callable[[Request], Awaitable[Response]] | None:
+def find(scope: Mapping[str, Any]) -> Serve | None:
     """What serves a request, if it has a lane here."""
     if scope["type"] != "http":
         return None
@@ -38,16 +40,14 @@ def find(scope: Mapping[str, Any]) -> Callable[[Request], Awaitable[Response]] |
     return None
 
 
-def _plain(endpoint: Endpoint, *ids: int) -> Callable[[Request], Awaitable[Response]]:
+def _plain(endpoint: Endpoint, *ids: int) -> Serve:
     async def serve(request: Request) -> Response:
         return await endpoint(request, *ids, user=await user_of(request))
 
     return serve
 
 
-def _with_key(
-    scope: Mapping[str, Any], endpoint: Endpoint, *ids: int
-) -> Callable[[Request], Awaitable[Response]] | None:
+def _with_key(scope: Mapping[str, Any], endpoint: Endpoint, *ids: int) -> Serve | None:
     keys = [value for name, value in scope["headers"] if name == b"idempotency-key"]
     if len(keys) > 1 or not all(0 < len(key) <= MAX_KEY for key in keys):
         return None
