@@ -161,17 +161,23 @@ class Transport:
         if status < 400:
             where = urlsplit(response.headers.get("Location", "")).netloc
             return ConfigurationError(f"{self.url} redirects to {where or 'nowhere'}: use the service's own URL")
-        try:
-            said = _ErrorBody.model_validate_json(response.data)
-        except ValidationError:
-            text = response.data[:200].decode("utf-8", "replace").strip() or response.reason or "no reason given"
-            said = _ErrorBody(error="", message=f"{method} {target.partition('?')[0]}: HTTP {status}: {text}")
-        kind = BY_CODE.get(said.error) or _BY_STATUS.get(status) or _class_of(status)
-        error = kind(said.message)
-        error.detail.update(said.detail)
+        error = refusal(method, target, status, response.data, response.reason or "no reason given")
         if isinstance(error, ServiceUnavailable) and (after := response.headers.get("Retry-After")):
             error.detail.setdefault("retry_after", after)
         return error
+
+
+def refusal(method: str, target: str, status: int, body: bytes, reason: str = "") -> BalsamError:
+    """The error that an answer of this status names."""
+    try:
+        said = _ErrorBody.model_validate_json(body)
+    except ValidationError:
+        text = body[:200].decode("utf-8", "replace").strip() or reason
+        said = _ErrorBody(error="", message=f"{method} {target.partition('?')[0]}: HTTP {status}: {text}")
+    kind = BY_CODE.get(said.error) or _BY_STATUS.get(status) or _class_of(status)
+    error = kind(said.message)
+    error.detail.update(said.detail)
+    return error
 
 
 def _class_of(status: int) -> type[BalsamError]:
@@ -286,7 +292,7 @@ def _manager(url: str) -> tuple[urllib3.PoolManager, dict[str, str], bool]:
 
         bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or certifi.where()
         options["ca_cert_dir" if os.path.isdir(bundle) else "ca_certs"] = bundle
-    proxy = _proxy(url)
+    proxy = proxy_of(url)
     if proxy is None:
         return urllib3.PoolManager(**options), {}, False
     user = urlsplit(proxy)
@@ -300,7 +306,7 @@ def _manager(url: str) -> tuple[urllib3.PoolManager, dict[str, str], bool]:
     return manager, headers if forward else {}, forward
 
 
-def _proxy(url: str) -> str | None:
+def proxy_of(url: str) -> str | None:
     """The proxy the environment asks for, by the rules of requests; requests is imported only when there is any."""
     if not any(name.lower().endswith("_proxy") and value for name, value in os.environ.items()):
         return None
