@@ -63,7 +63,7 @@ class Guard(Protocol):
         """A batch job of this owner changed."""
 
 
-class _Item(NamedTuple):
+class Item(NamedTuple):
     """A job on its way to the service."""
 
     spec: JobSpec
@@ -107,9 +107,11 @@ class Engine:
             timeout=POLL_SEC,
         )
         self._cursor = service.feed(FeedQuery()).cursor
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._work = threading.Condition(lock)  #: for the sender, who would be woken by every event otherwise
         self._apps: dict[str, int] = {}  #: the ids of those that were registered
-        self._queue: deque[_Item] = deque()
+        self._queue: deque[Item] = deque()
         self._sending: set[JobFuture] = set()
         self._jobs: dict[int, JobFuture] = {}
         self._early: dict[int, list[FeedEvent]] = {}  #: events that came before the answer to the submission
@@ -136,8 +138,8 @@ class Engine:
                 raise self._broken
             if self._closing:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            self._queue.append(_Item(spec, app, future))
-            self._changed.notify_all()
+            self._queue.append(Item(spec, app, future))
+            self._queued()
         return future
 
     def adopt(self, job_id: int, state: JobState, result: Result | None = None) -> JobFuture:
@@ -219,13 +221,14 @@ class Engine:
             self._queue.clear()
             self._sending.clear()
             self._changed.notify_all()
-        self._feed.close()
+        self._stop_following()
         return lost
 
     def close(self) -> None:
         """Accept no more jobs. When the last future is resolved the threads end; `join` waits for that."""
         with self._changed:
             self._closing = True
+            self._work.notify_all()
             self._changed.notify_all()
 
     def join(self) -> None:
@@ -235,23 +238,26 @@ class Engine:
 
     # -- sending -------------------------------------------------------------------------------------------
 
+    def _queued(self) -> None:
+        """There is something to send; with the lock."""
+        self._work.notify()
+
     def _send_loop(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closing)
+                self._work.wait_for(lambda: self._queue or self._closing)
                 if not self._queue:
                     return
-            self._send(self._take())
+            self._send(self._take(), uuid.uuid4().hex)
 
-    def _take(self) -> list[_Item]:
+    def _take(self) -> list[Item]:
         with self._changed:
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
             self._sending.update(item.future for item in batch)
-            self._changed.notify_all()
             return batch
 
-    def _send(self, batch: list[_Item]) -> None:
-        key = uuid.uuid4().hex
+    def _send(self, batch: list[Item], key: str) -> None:
+        """Create the jobs; sent again with the same key they are not created twice."""
         try:
             self._guard.before_send()
             specs = [self._complete(item) for item in batch]
@@ -260,8 +266,8 @@ class Engine:
             if len(batch) > 1 and not error.transient:
                 # One bad job must not take the others with it.
                 half = len(batch) // 2
-                self._send(batch[:half])
-                self._send(batch[half:])
+                self._send(batch[:half], uuid.uuid4().hex)
+                self._send(batch[half:], uuid.uuid4().hex)
                 return
             with self._changed:
                 lost = [item.future for item in batch if item.future in self._sending]
@@ -273,7 +279,7 @@ class Engine:
         for event in self._register(batch, created):
             self._apply_event(event)
 
-    def _complete(self, item: _Item) -> JobSpec:
+    def _complete(self, item: Item) -> JobSpec:
         """The spec with the id of its app, which is registered if need be."""
         app = item.app
         if app is None:
@@ -282,7 +288,7 @@ class Engine:
             self._apps[app.name] = self._persist(lambda: self._service.put_app(app)).id
         return item.spec.model_copy(update={"app_id": self._apps[app.name]})
 
-    def _register(self, batch: list[_Item], created: list[JobCreated]) -> list[FeedEvent]:
+    def _register(self, batch: list[Item], created: list[JobCreated]) -> list[FeedEvent]:
         """Give the futures their jobs; returns the events that were faster than the answer to the submission."""
         early: list[FeedEvent] = []
         with self._changed:
@@ -310,6 +316,10 @@ class Engine:
         finally:
             self._on_end()
 
+    def _stop_following(self) -> None:
+        """Wake who follows; from any thread."""
+        self._feed.close()
+
     def _wait_for_work(self) -> bool:
         """Until there is a job to follow; False when there will be none any more."""
         with self._changed:
@@ -317,7 +327,9 @@ class Engine:
             return bool(self._jobs)
 
     def _follow(self) -> None:
-        feed = self._persist(lambda: self._feed.feed(self._query.model_copy(update={"cursor": self._cursor})))
+        self._tell(self._persist(lambda: self._feed.feed(self._query.model_copy(update={"cursor": self._cursor}))))
+
+    def _tell(self, feed: Feed) -> None:
         self._cursor = feed.cursor
         for event in feed.events:
             if event.kind is Kind.JOB:

@@ -14,6 +14,7 @@ from typing import Any
 from balsam_exec.api.binding import Client
 from balsam_exec.client.service import Service
 from balsam_exec.executors.allocation import NoAllocation
+from balsam_exec.executors.direct import DirectEngine
 from balsam_exec.executors.engine import PATIENCE_SEC, Engine
 from balsam_exec.executors.libensemble.story import WATCHED, TaskFuture
 from balsam_exec.model.jobs import Result
@@ -49,8 +50,9 @@ class Session:
 
     @property
     def tags(self) -> dict[str, str]:
-        """Of the jobs that this process submits; the feed is followed by them."""
-        return {WORKFLOW_TAG: self._workflow, CLIENT_TAG: self.name}
+        """Of the jobs that this process submits; the feed is followed by them. The first one is to tell most: the
+        service wakes whoever follows it."""
+        return {CLIENT_TAG: self.name, WORKFLOW_TAG: self._workflow}
 
     @property
     def engine(self) -> Engine:
@@ -64,7 +66,7 @@ class Session:
             return self._engine
 
     def engine_for(self, tags: dict[str, str]) -> Engine:
-        return Engine(self.service, tags, _result_itself, NoAllocation(), future=TaskFuture, watched=WATCHED)
+        return DirectEngine(self.service, tags, _result_itself, NoAllocation(), future=TaskFuture, watched=WATCHED)
 
     def flush(self) -> None:
         """Wait until the service has all that was submitted: jobs go on when this process ends, its threads do not."""
