@@ -122,8 +122,8 @@ class Lane:
         body = request.model_dump_json(exclude_defaults=True).encode()
         return self._ask("POST", f"/sessions/{session_id}/acquire", body, key, Acquired, then)
 
-    def report(self, session_id: int, reports: Sequence[Report], then: Then[None]) -> bool:
-        body = ReportBatch(reports=list(reports)).model_dump_json(exclude_defaults=True).encode()
+    def report(self, session_id: int, reports: Sequence[Report], widen: bool, then: Then[None]) -> bool:
+        body = ReportBatch(reports=list(reports), widen=widen).model_dump_json(exclude_defaults=True).encode()
         return self._ask("POST", f"/sessions/{session_id}/report", body, None, None, then)
 
     # --- the connection

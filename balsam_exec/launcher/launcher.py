@@ -91,7 +91,7 @@ class Launcher:
         self._mission = mission
         now = time.monotonic()
         self._pilot = Pilot(mission.nodes, mission.terms, now, time.time() - now, mission.affinity)
-        self._link = Link(service, session, self.reactor.post)
+        self._link = Link(service, session, self.reactor)
         self._commands = CommandRunner(self.reactor)
         self._ranks = RankRunner(self._commands, mission.exchange, session.id, mission.max_entity)
         self._python = PythonRunner(self.reactor, max(node.cores for node in mission.nodes), mission.max_entity)

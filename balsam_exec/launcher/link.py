@@ -1,4 +1,8 @@
-"""The launcher's dealings with the service, in threads of their own: acquire, report, heartbeat."""
+"""The launcher's dealings with the service: acquire, report, heartbeat.
+
+Acquires and reports go over a lane while there is one, in the launcher's own thread. What that does not take or loses,
+and heartbeats, are carried by threads.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,22 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
-from balsam_exec.launcher.events import Alive, Arrived, Delivered, Event, Lost, Refused, Stale
+from balsam_exec.client.lane import Lane
+from balsam_exec.launcher.events import Alive, Arrived, Delivered, Lost, Refused, Stale
+from balsam_exec.launcher.reactor import Reactor
 from balsam_exec.model.apps import AppRecord
 from balsam_exec.model.errors import BalsamError, InvalidRequest, NotFound, StaleLease
-from balsam_exec.model.sessions import AcquireRequest, Heartbeat, LeasedJob, Report, SessionOrders, SessionRecord
+from balsam_exec.model.sessions import (
+    Acquired,
+    AcquireRequest,
+    Heartbeat,
+    LeasedJob,
+    Report,
+    SessionOrders,
+    SessionRecord,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,34 +54,86 @@ class LauncherService(Protocol):
 
     def close_session(self, session_id: int) -> None: ...
 
+    def lane(self) -> Lane | None: ...
+
+
+class _Call(NamedTuple):
+    """An acquire. The key has the jobs of an answer that was lost given again."""
+
+    request: AcquireRequest
+    key: str
+
 
 class Link:
-    """Carries requests to the service and posts what comes of them. Waits out an absent service."""
+    """Carries requests to the service and tells the reactor what comes of them. Waits out an absent service."""
 
-    def __init__(self, service: LauncherService, session: SessionRecord, post: Callable[[Event], None]) -> None:
+    def __init__(self, service: LauncherService, session: SessionRecord, reactor: Reactor) -> None:
         #: By digest, the apps of all jobs that arrived, unless they are gone; written before `post`.
         self.apps: dict[str, AppRecord] = {}
         self._service = service
         self._session = session
         self._killing: dict[int, int] = {}  #: the orders of the last heartbeat
-        self._post = post
+        self._reactor = reactor
+        self._post = reactor.post
         self._stopped = threading.Event()
-        self._requests: SimpleQueue[AcquireRequest] = SimpleQueue()
+        self._lane = self._watched(service.lane())
+        self._requests: SimpleQueue[_Call] = SimpleQueue()
+        self._unknown: SimpleQueue[list[LeasedJob]] = SimpleQueue()
         self._batches: SimpleQueue[tuple[Sequence[Report], bool]] = SimpleQueue()
-        for work in (self._acquire, self._report, self._keep_alive):
+        for work in (self._acquire, self._report, self._learn, self._keep_alive):
             threading.Thread(target=self._guarded, args=(work,), name=work.__name__, daemon=True).start()
 
     def acquire(self, request: AcquireRequest) -> None:
         """Answered by Arrived, or by Lost."""
-        self._requests.put(request)
+        call = _Call(request, uuid.uuid4().hex)
+
+        def arrived(answer: Acquired | BalsamError) -> None:
+            if isinstance(answer, BalsamError):
+                self._by_thread(self._requests, call)
+            elif any(job.app_digest not in self.apps for job in answer.jobs):
+                self._unknown.put(answer.jobs)
+            else:
+                self._reactor.emit(Arrived(tuple(answer.jobs)))
+
+        if self._lane is None or not self._lane.acquire(self._session.id, *call, arrived):
+            self._requests.put(call)
 
     def report(self, reports: Sequence[Report], widen: bool = False) -> None:
         """Answered by Delivered, Stale or Refused, or by Lost. With `widen` an acquire that waits is answered, too."""
-        self._batches.put((reports, widen))
+        batch = reports, widen
+
+        def recorded(error: BalsamError | None) -> None:
+            if error is None:
+                self._reactor.emit(Delivered())
+            else:
+                self._by_thread(self._batches, batch)  # it hears the same if that is final
+
+        if self._lane is None or not self._lane.report(self._session.id, *batch, recorded):
+            self._batches.put(batch)
 
     def stop(self) -> None:
         """Ask nothing more. The threads are daemons: nobody waits for a long poll to come back."""
         self._stopped.set()
+        if self._lane is not None:
+            self._lane.close()
+            while self._lane is not None:
+                self._read(self._lane)
+
+    def _watched(self, lane: Lane | None) -> Lane | None:
+        if lane is not None:
+            self._reactor.watch(lane.fileno(), lambda _: self._read(lane))
+        return lane
+
+    def _by_thread(self, queue: SimpleQueue[T], request: T) -> None:
+        """What the lane has lost goes the usual way."""
+        if not self._stopped.is_set():
+            queue.put(request)
+
+    def _read(self, lane: Lane) -> None:
+        fd = lane.fileno()
+        if not lane.read():
+            self._reactor.forget(fd)
+            self._lane = None
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """Run `work` until the session is over."""
@@ -82,9 +148,14 @@ class Link:
             self._post(Lost("a defect of the launcher"))
 
     def _acquire(self) -> None:
-        request = self._requests.get()
-        key = uuid.uuid4().hex  # so that jobs of an answer that was lost are given again
-        jobs = self._persist(lambda: self._service.acquire(self._session.id, request, key))
+        call = self._requests.get()
+        self._arrived(self._persist(lambda: self._service.acquire(self._session.id, *call)))
+
+    def _learn(self) -> None:
+        self._arrived(self._unknown.get())
+
+    def _arrived(self, jobs: list[LeasedJob]) -> None:
+        """Post the jobs, when their apps are known."""
         unknown = {job.app_digest: job.app_id for job in jobs if job.app_digest not in self.apps}
         newer = {digest: self._fetch_app(app_id) or digest for digest, app_id in unknown.items()}
         if any(digest != found for digest, found in newer.items()):

@@ -73,7 +73,7 @@ def test_a_job_goes_its_way_over_a_lane(lane: Lane, service: Service, site: Site
         for state in (JobState.RUNNING, JobState.RUN_DONE)
     ]
     answers.clear()
-    assert lane.report(session.id, reports, answers.append)
+    assert lane.report(session.id, reports, False, answers.append)
     assert answers.until(1, lane) == [None]
     assert service.job(created[0].id).state is JobState.JOB_FINISHED
 

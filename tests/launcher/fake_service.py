@@ -153,6 +153,9 @@ class FakeService:
                 raise NotFound("no such app")
             return self.apps[app_id]
 
+    def lane(self) -> None:
+        """There is none: what is asked goes by threads."""
+
     def close_session(self, session_id: int) -> None:
         with self._changed:
             self._check(session_id)
