@@ -190,11 +190,13 @@ class Engine:
             gone = [item.future for item in self._queue if item.future in wanted]
             self._queue = deque(item for item in self._queue if item.future not in wanted)
             self._changed.wait_for(lambda: not (wanted & self._sending), timeout=CANCEL_SEC)
-            sent = [job_id for f in wanted if (job_id := f.job_id) in self._jobs and job_id]
+            sent = {job_id: f for f in wanted if (job_id := f.job_id) in self._jobs and job_id}
         if sent:
-            ended = end(sent)
+            ended = end(list(sent))
+            gone += [sent[job_id] for job_id in ended]  # the feed may have told of it already
             with self._changed:
-                gone += [self._jobs.pop(job_id) for job_id in ended if job_id in self._jobs]
+                for job_id in ended:
+                    self._jobs.pop(job_id, None)
         for future in gone:
             future._kill()
         with self._changed:
