@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 from sqlalchemy import Connection as Connection  # what the rest of the server knows of SQLAlchemy
+from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError, StatementError
 
 from balsam_exec.model.errors import BalsamError, Conflict, InvalidRequest, ServiceUnavailable
@@ -37,20 +39,36 @@ class Database:
         )
         self._readers = ThreadPoolExecutor(4 if self.kind == "sqlite" else threads, thread_name_prefix="database")
         self._inline = self.kind == "sqlite"
+        self._loop_thread = 0  #: the thread of what is done inline
+        self._kept: dict[Engine, Connection] = {}  #: its connections
         self._writing = 0  #: how many transactions the writer has to do
         self._writers = ThreadPoolExecutor(1, thread_name_prefix="writer") if self.kind == "sqlite" else self._readers
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection to read with: one snapshot on SQLite, one for each statement on PostgreSQL."""
-        with translated_errors(), self._reading.connect() as connection:
+        with translated_errors(), self._connection(self._reading) as connection:
             yield connection
+
+    @contextmanager
+    def _connection(self, engine: Engine) -> Iterator[Connection]:
+        """One from the pool; inline always the same: to take it from there and give it back costs as much as a
+        transaction does."""
+        if threading.get_ident() != self._loop_thread:
+            with engine.connect() as connection:
+                yield connection
+            return
+        connection = self._kept.get(engine) or self._kept.setdefault(engine, engine.connect())
+        try:
+            yield connection
+        finally:
+            connection.rollback()  # what a read has begun
 
     def transaction(self, work: Callable[[Connection], T]) -> T:
         """`work` in a transaction, again where the database asks for it; so it has no effects but on the database."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                with translated_errors(), self.engine.begin() as connection:
+                with translated_errors(), self._connection(self.engine) as connection, connection.begin():
                     return work(connection)
             except _TryAgain:
                 if attempt == _ATTEMPTS:
@@ -59,12 +77,12 @@ class Database:
 
     async def in_reader(self, function: Callable[[], T], *, brief: bool = False) -> T:
         if brief and self._inline:
-            return function()
+            return self._do_inline(function)
         return await asyncio.get_running_loop().run_in_executor(self._readers, function)
 
     async def in_writer(self, function: Callable[[], T], *, brief: bool = False) -> T:
         if brief and self._inline and not self._writing:
-            return function()
+            return self._do_inline(function)
         loop = asyncio.get_running_loop()
         self._writing += 1
         future = self._writers.submit(function)
@@ -72,12 +90,19 @@ class Database:
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._written))
         return await asyncio.wrap_future(future)
 
+    def _do_inline(self, function: Callable[[], T]) -> T:
+        self._loop_thread = threading.get_ident()
+        return function()
+
     def _written(self) -> None:
         self._writing -= 1
 
     def close(self) -> None:
         self._readers.shutdown()
         self._writers.shutdown()
+        for connection in self._kept.values():
+            connection.close()
+        self._kept.clear()
         self.engine.dispose()
 
 
