@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode, urlsplit
 
+from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 from websockets.client import ClientProtocol
 from websockets.exceptions import WebSocketException
@@ -23,7 +24,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from balsam_exec.client.lookups import adapter, url_params
+from balsam_exec.client.lookups import adapter, key_of_chunk, url_params
 from balsam_exec.client.transport import CONNECT_TIMEOUT, proxy_of, refusal
 from balsam_exec.model.base import MAX_BODY
 from balsam_exec.model.errors import BalsamError, ServiceUnavailable
@@ -51,10 +52,19 @@ class _Asked(NamedTuple):
     kind: Any  #: of the answer; None: it has no body
     then: Callable[[Any], None]
 
+    def answer(self, status: int, body: bytes) -> Any:
+        """What the answer says, or the error."""
+        if status >= 300:
+            return refusal(self.method, self.target, status, body)
+        try:
+            return None if self.kind is None else adapter(self.kind).validate_json(body)
+        except ValidationError as error:
+            return BalsamError(f"{self.method} {self.target}: the answer cannot be understood: {error}")
+
 
 class Lane:
-    """One connection. `ask...` may be called by any thread and say whether the request is on its way; if so its `then`
-    is called, once, by the thread that reads. ServiceUnavailable: the lane has ended, and it may be done or not."""
+    """One connection. What asks may be called by any thread and says whether the request is on its way; if so, its
+    `then` is called once, by the thread that reads. ServiceUnavailable: the lane has ended, it may be done or not."""
 
     @classmethod
     def open(cls, url: str, token: str | None) -> Lane | None:
@@ -188,11 +198,7 @@ class Lane:
         number, _, status = head.partition(b" ")
         with self._lock:
             asked = self._asked.pop(number)
-        code = int(status)
-        if code >= 300:
-            asked.then(refusal(asked.method, asked.target, code, body))
-        else:
-            asked.then(None if asked.kind is None else adapter(asked.kind).validate_json(body))
+        asked.then(asked.answer(int(status), body))
 
     def _end(self) -> None:
         with self._lock:
@@ -206,11 +212,6 @@ class Lane:
 def path_of_feed(query: FeedQuery) -> str:
     """What asks for the feed; made once by who asks again and again."""
     return f"/events/feed?{urlencode(url_params(query))}"
-
-
-def key_of_chunk(key: str, start: int, count: int) -> str:
-    """The idempotency key of the request that creates so many of the jobs that have this key together."""
-    return f"{key}-{start}-{count}"
 
 
 def _shut(connection: socket.socket) -> None:

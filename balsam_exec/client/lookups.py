@@ -1,4 +1,4 @@
-"""From keyword lookups, as people write them, to a query of the model; and what a query looks like in a URL."""
+"""From keyword lookups, as people write them, to a query of the model; and what requests look like."""
 
 from __future__ import annotations
 
@@ -54,6 +54,11 @@ def url_params(query: BaseModel) -> list[tuple[str, str]]:
         for name, value in changed.items()
         for item in (value if isinstance(value, list) else [value])
     ]
+
+
+def key_of_chunk(key: str, start: int, count: int) -> str:
+    """The idempotency key of the request that creates so many of the jobs that have this key together."""
+    return f"{key}-{start}-{count}"
 
 
 @cache

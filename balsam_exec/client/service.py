@@ -9,13 +9,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
-from balsam_exec.client.lane import Lane, key_of_chunk
-from balsam_exec.client.lookups import adapter, build, url_params
+from balsam_exec.client.lookups import adapter, build, key_of_chunk, url_params
 from balsam_exec.client.transport import DEADLINE, READ_TIMEOUT, Transport
 from balsam_exec.model.apps import AppRecord, AppSpec
 from balsam_exec.model.auth import NewToken, TokenRecord, TokenSpec, UserRecord
@@ -64,6 +63,9 @@ from balsam_exec.model.sessions import (
 )
 from balsam_exec.model.sites import AgentBeat, SitePatch, SiteRecord, SiteSpec
 from balsam_exec.model.transfers import TransferBulkPatch, TransferPatch, TransferRecord
+
+if TYPE_CHECKING:
+    from balsam_exec.client.lane import Lane
 
 T = TypeVar("T")
 
@@ -116,6 +118,8 @@ class Service:
 
     def lane(self) -> Lane | None:
         """A short way for what is asked most often, if there is one to be had."""
+        from balsam_exec.client.lane import Lane  # and with it websockets: only those who use it pay for it
+
         return Lane.open(self.url, self._token)
 
     def close(self) -> None:
