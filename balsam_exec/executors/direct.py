@@ -36,7 +36,11 @@ class DirectEngine(Engine):
         self._lane = service.lane()
         self._tried = time.monotonic()
         self._asking = False  #: whether the feed is asked for on the lane
-        super().__init__(service, *arguments, **options)
+        try:
+            super().__init__(service, *arguments, **options)
+        except BaseException:
+            self._leave_lane()
+            raise
         self._feed_path = path_of_feed(self._query)
 
     def adopt(self, job_id: int, state: JobState, result: Result | None = None) -> JobFuture:
@@ -69,6 +73,8 @@ class DirectEngine(Engine):
         return True
 
     def _created(self, batch: list[Item], key: str, answer: list[JobCreated] | BalsamError) -> None:
+        if self._broken is not None:
+            return
         if isinstance(answer, BalsamError):
             self._send(batch, key)  # it knows what to do about errors
         else:
@@ -89,9 +95,7 @@ class DirectEngine(Engine):
         try:
             super()._follow_loop()
         finally:
-            self._stop_lane()
-            while self._lane is not None:
-                self._read(self._lane)
+            self._leave_lane()
 
     def _wait_for_work(self) -> bool:
         if self._lane is None:
@@ -136,6 +140,12 @@ class DirectEngine(Engine):
     def _stop_following(self) -> None:
         super()._stop_following()
         self._stop_lane()
+
+    def _leave_lane(self) -> None:
+        """End it and read to its end."""
+        self._stop_lane()
+        while self._lane is not None:
+            self._read(self._lane)
 
     def _stop_lane(self) -> None:
         if (lane := self._lane) is not None:

@@ -185,3 +185,14 @@ def test_a_kill_on_its_way_is_a_kill(world: World) -> None:
     future = world.engine.submit(world.spec())
     assert world.engine.kill([future]) == [future]
     assert world.service.job(future.job_id or 0).state is JobState.USER_KILLED
+
+
+def test_what_was_given_up_is_not_sent_again(world: World) -> None:
+    os.kill(world.live.pid, signal.SIGSTOP)  # the request waits for it
+    future = world.engine.submit(world.spec())
+    world.engine.fail_all(ServiceUnavailable("enough"))
+    assert isinstance(future.exception(DEADLINE), ServiceUnavailable)
+    world.engine.close()
+    assert world.ended.wait(DEADLINE)
+    os.kill(world.live.pid, signal.SIGCONT)
+    assert world.service.over_http == 0
