@@ -91,6 +91,11 @@ class Asker:
         """The claimed job was given back; others may have it now."""
         self._again_at = now + self._habits.moment
 
+    def nothing_claimed(self, now: float) -> None:
+        """There is no claim here: it has gone, unless it is offered to others."""
+        if self.asked is None and math.isinf(self._again_at):
+            self.claim_is_over(now)
+
     def claim_is_over(self, now: float) -> None:
         """The job has started, or is another's by now."""
         if self._claimed is not None:

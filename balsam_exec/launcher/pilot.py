@@ -320,6 +320,7 @@ class Pilot:
         """What has waited here for so long that others may do it sooner; where room is made for one, all others."""
         habits, claim = self._terms.habits, self._claim
         if claim is None:
+            self._asker.nothing_claimed(now)
             while (first := next(iter(self._backlog.values()), None)) and now >= first.since + habits.hold:
                 self._release(first, now)
             return

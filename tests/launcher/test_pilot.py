@@ -188,6 +188,18 @@ def test_a_job_that_room_is_made_for_is_offered_to_others() -> None:
     assert ship.acquires() == [NARROW]
 
 
+@pytest.mark.parametrize("how", ["killed", "too late"])
+def test_room_is_made_no_longer_for_a_job_that_is_gone(how: str) -> None:
+    ship = busy_with_a_misfit()
+    ship.step(Arrived((job(2, node_packing_count=1, epoch=2, wall_time_min=59),)))
+    assert ship.acquires() == []
+    if how == "killed":
+        ship.step(Delivered(), Alive(frozenset({(2, 2)})))
+    else:
+        ship.step(Delivered(), after=30)
+    assert [ask.claims for ask in ship.acquires()] == [False]
+
+
 def test_room_is_made_seldom() -> None:
     ship = busy_with_a_misfit()
     ship.step(Arrived((job(2, node_packing_count=1, epoch=2),)))
