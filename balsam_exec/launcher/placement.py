@@ -8,7 +8,7 @@ cores (seed 000). All quantities are integers, so that whatever is taken and giv
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -142,22 +142,25 @@ def is_any_free(nodes: Sequence[Node]) -> bool:
 
 
 def vacancies(nodes: Sequence[Node]) -> list[Vacancy]:
-    """What is free now: on the emptiest nodes; and on all on which anything is, if these are others, too."""
+    """What is free now: to a job of few nodes, on the emptiest; and to one of many, on each of those on which anything
+    is, if that is something else."""
     free = [node.occupancy for node in nodes if node.occupancy >= _LEAST]
     if not free:
         return [Vacancy()]
-    packings = sorted({WHOLE // (occupancy + 1) + 1 for occupancy in (max(free), min(free))})
-    return [_vacancy(nodes, packing) for packing in packings]
+    few, many = _vacancy(nodes, max(free), max), _vacancy(nodes, min(free), min)
+    return [few] if few == many else [few, many]
 
 
-def _vacancy(nodes: Sequence[Node], packing: int) -> Vacancy:
+def _vacancy(nodes: Sequence[Node], occupancy: int, of_all: Callable[[Iterable[int]], int]) -> Vacancy:
+    packing = WHOLE // (occupancy + 1) + 1
     alike = [node for node in nodes if node.occupancy >= WHOLE // packing]
-    is_empty = any(node.occupancy == WHOLE and node.cores.bit_count() == node.spec.cores for node in alike)
+    # Of truths `max` is any, and `min` all.
+    empty = (node.occupancy == WHOLE and node.cores.bit_count() == node.spec.cores for node in alike)
     return Vacancy(
         nodes=len(alike),
         packing=packing,
-        cores=None if is_empty else max(1, *(node.cores.bit_count() for node in alike)),
-        gpus=max(sum(node.gpus) for node in alike),
+        cores=None if of_all(empty) else max(1, of_all(node.cores.bit_count() for node in alike)),
+        gpus=of_all(sum(node.gpus) for node in alike),
         aggregate=sum(node.occupancy for node in nodes) / WHOLE,
     )
 

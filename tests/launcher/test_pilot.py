@@ -631,6 +631,8 @@ class World:
         assert free.occupancy >= 0
         assert (free == Node.empty(free.spec)) == (not self.alive)
         waiting = pilot._backlog.values()
+        has_nothing = not (self.alive or waiting or pilot._ending)
+        assert not has_nothing or self.asked or pilot._asker.due(False) < math.inf, "it asks for nothing, for ever"
         if pilot._claim is None:
             assert not any(place(pilot._nodes, each.need) for each in waiting), "a free fit is left unused"
 

@@ -270,7 +270,7 @@ def test_what_is_free_in_a_few_numbers() -> None:
     assert vacancies(empty) == [Vacancy(nodes=3, packing=1, cores=None, gpus=2 * WHOLE, aggregate=3)]
     third = taken(empty, node_packing_count=3, threads_per_rank=3, gpus_per_rank=1.5)
     whole = Vacancy(nodes=2, packing=1, cores=None, gpus=2 * WHOLE, aggregate=pytest.approx(8 / 3))
-    assert vacancies(third) == [whole, whole._replace(nodes=3, packing=2)]
+    assert vacancies(third) == [whole, whole._replace(nodes=3, packing=2, cores=5, gpus=WHOLE // 2)]
     rest = taken(third, num_nodes=2)
     left = Vacancy(nodes=1, packing=2, cores=5, gpus=WHOLE // 2, aggregate=pytest.approx(2 / 3))
     assert vacancies(rest) == [left]
