@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from balsam_exec.platform.schedulers import FluxScheduler, LsfScheduler, PbsScheduler, Scheduler, Status, SubmitSpec
-from balsam_exec.platform.schedulers.base import ModifyRefused, SchedulerState, SchedulerUnavailable
+from balsam_exec.platform.schedulers.base import ModifyRefused, SchedulerState, SchedulerUnavailable, SubmitRefused
 from tests.support import fake_batch
 
 FINISHED, QUEUED, RUNNING, UNKNOWN = (
@@ -111,6 +111,63 @@ def words_of(tmp_path: Path, record: Record) -> Callable[[str, Scheduler, Submit
 
 
 Words = Callable[[str, Scheduler, SubmitSpec], list[str]]
+
+
+@pytest.mark.parametrize("kind", [PbsScheduler, LsfScheduler, FluxScheduler])
+@pytest.mark.parametrize(
+    ("queue", "project", "params", "words"),
+    [
+        ("debug -l walltime=99:00:00", "physics", {}, "several options"),
+        ("debug", "physics -q prod --queue=prod", {}, "several options"),
+        ("debug", "physics\n#PBS -q prod", {}, "more than one line"),
+        ("debug", "it's", {}, "quot"),
+        ("debug", "physics", {"x": "1 -q prod --queue=prod"}, "several options"),
+        ("debug", "physics", {"x=1 -q prod": ""}, "cannot be the name"),
+        ("debug", "physics", {"": "1"}, "cannot be the name"),
+        ("debug", "physics", {"x": "1\n#PBS -q prod"}, "more than one line"),
+    ],
+)
+def test_nothing_is_asked_for_beside_what_was(
+    kind: Callable[..., Scheduler], queue: str, project: str, params: dict[str, str], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SubmitRefused, match=words):
+        kind(tmp_path, poll_sec=1).directives(spec(queue, project, **params))
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        (PbsScheduler, {"walltime": "99:00:00"}),
+        (PbsScheduler, {"nodes": "7"}),
+        (PbsScheduler, {"select": "7"}),
+        (PbsScheduler, {"select": "2:ncpus=8+1"}),
+        (PbsScheduler, {"filesystems": "home,walltime=99:00:00"}),
+        (LsfScheduler, {"W": "999"}),
+        (LsfScheduler, {"q": "prod"}),
+        (FluxScheduler, {"q": "prod"}),
+        (FluxScheduler, {"time": "999"}),
+        (FluxScheduler, {"N": "7"}),
+    ],
+)
+def test_no_parameter_stands_in_for_a_field(
+    kind: Callable[..., Scheduler], params: dict[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(SubmitRefused, match="cannot be an optional parameter"):
+        kind(tmp_path, poll_sec=1).directives(spec(**params))
+
+
+def test_chunks_of_as_many_nodes(pbs: PbsScheduler) -> None:
+    assert "#PBS -l select=1:ncpus=8+1:ngpus=4" in pbs.directives(spec(select="1:ncpus=8+1:ngpus=4"))
+
+
+def test_a_value_with_spaces_is_quoted(lsf: LsfScheduler) -> None:
+    assert "#BSUB -R 'select[mem>1] span[ptile=4]'" in lsf.directives(spec(R="'select[mem>1] span[ptile=4]'"))
+
+
+def test_a_change_cannot_stand_in_for_a_field(pbs: PbsScheduler, record: Record) -> None:
+    record("qalter", "")
+    with pytest.raises(ModifyRefused, match="walltime cannot be an optional parameter"):
+        pbs.modify("1", spec(), spec(walltime="99:00:00"))
 
 
 def test_how_pbs_changes_what_waits(pbs: PbsScheduler, words_of: Words) -> None:

@@ -75,6 +75,19 @@ def test_a_parameter_of_two_lines_is_refused(bench: SlurmBench) -> None:
         bench.scheduler.directives(bench.spec(constraint="gpu\nrm -rf /"))
 
 
+@pytest.mark.parametrize("name", ["partition", "part", "N", "time", "account", "array", "a", "wait", "test-only", "M"])
+def test_a_parameter_that_is_for_a_field_or_another_allocation(bench: SlurmBench, name: str) -> None:
+    with pytest.raises(SubmitRefused, match=f"{name} cannot be an optional parameter"):
+        bench.scheduler.directives(bench.spec(**{name: "2"}))
+
+
+def test_odd_names_are_one_option(bench: SlurmBench) -> None:
+    """As Slurm itself reads them."""
+    for queue in ("no such", "it's", "#debug", "debug #x", "-x"):
+        with pytest.raises(SubmitRefused, match=f"invalid partition specified: {queue}"):
+            bench.submit("true", bench.spec(queue, queue=queue))
+
+
 def test_refused_in_slurms_own_words(bench: SlurmBench) -> None:
     with pytest.raises(SubmitRefused, match="Invalid partition name specified"):
         bench.submit("true", bench.spec(queue="no-such"))

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 #: The name of an option: of `--name=value`, `-n value`, and PBS's `-l name=value`.
 _OPTION = re.compile(r"-l \w+|--?[\w-]+")
+#: What an optional parameter may be called.
+_PARAMETER = re.compile(r"[A-Za-z][\w-]*")
 #: What `BatchJobSpec` has for a queue or a project that nobody named: the scheduler's default.
 _UNNAMED = frozenset({"", "local"})
 
@@ -65,6 +68,9 @@ class CommandScheduler(Scheduler):
     job_id: ClassVar[re.Pattern[str]]
     #: In the words of a command that could not reach the scheduler. Other failures are answers.
     away: ClassVar[re.Pattern[str]]
+    #: Optional parameters that nobody can give: the batch job has fields for them, or it would not be one allocation
+    #: that is here.
+    reserved: ClassVar[frozenset[str]]
 
     def __init__(self, directory: Path, *, poll_sec: float, timeout: float = 30.0, forget_sec: float = 60.0) -> None:
         """`timeout`: seconds for a command. After `forget_sec` seconds in which the scheduler says that there is no job
@@ -114,11 +120,28 @@ class CommandScheduler(Scheduler):
     # --- asking for what a spec says
 
     def directives(self, spec: SubmitSpec) -> list[str]:
+        return [f"{self.prefix} {option}" for option in self._checked(spec)]
+
+    def is_reserved(self, name: str, value: str, spec: SubmitSpec) -> bool:
+        """Whether an optional parameter is one of `reserved`, or short for it as commands take long options."""
+        return name in self.reserved or (len(name) > 1 and any(long.startswith(name) for long in self.reserved))
+
+    def _checked(self, spec: SubmitSpec) -> list[str]:
+        """The options, none of which says anything beside what it is for. Raises SubmitRefused."""
+        for name, value in spec.optional_params.items():
+            if not _PARAMETER.fullmatch(name):
+                raise SubmitRefused(f"{name!r} cannot be the name of an optional parameter")
+            if self.is_reserved(name, value, spec):
+                raise SubmitRefused(
+                    f"{name} cannot be an optional parameter: num_nodes, wall_time_min, queue and project say what a "
+                    "batch job asks for, and it is one allocation"
+                )
         options = self.options(spec)
         for option in options:
             if not option.isprintable():
                 raise SubmitRefused(f"{option!r} cannot stand in a script: it has more than one line")
-        return [f"{self.prefix} {option}" for option in options]
+            _check_words(option)
+        return options
 
     # --- submitting once
 
@@ -223,7 +246,10 @@ class CommandScheduler(Scheduler):
 
     def _changed(self, before: Iterable[AllocationRequest], after: SubmitSpec) -> dict[str, str]:
         """The options, by their names, that are others than those of one of `before`. Raises ModifyRefused."""
-        new = _named(self.options(after))
+        try:
+            new = _named(self._checked(after))
+        except SubmitRefused as error:
+            raise ModifyRefused(str(error)) from error
         old = [_named(self.options(SubmitSpec.of(one, after.key, after.log))) for one in before]
         if gone := sorted(set().union(*old) - set(new)):
             raise ModifyRefused(f"{', '.join(gone)} cannot be taken back: cancel it and request another one")
@@ -280,6 +306,16 @@ class CommandScheduler(Scheduler):
     def close(self) -> None:
         for process in self._slow:
             process.poll()
+
+
+def _check_words(option: str) -> None:
+    """Raise SubmitRefused if there is more in it than an option and its value."""
+    try:
+        count = len(shlex.split(option))
+    except ValueError as error:
+        raise SubmitRefused(f"{option}: {error}") from error
+    if count > (1 if option.startswith("--") else 2):
+        raise SubmitRefused(f"{option} is several options: put what has spaces into quotes")
 
 
 def _named(options: Iterable[str]) -> dict[str, str]:

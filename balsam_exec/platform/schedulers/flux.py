@@ -30,6 +30,7 @@ class FluxScheduler(CommandScheduler):
     prefix = "#flux:"
     job_id = re.compile(r"^[ƒf](\w+)$", re.MULTILINE)
     away = re.compile(r"flux_open|Unable to connect|Connection refused|Host is down|timed? ?out", re.IGNORECASE)
+    reserved = frozenset({"nodes", "N", "time-limit", "t", "queue", "q", "bank", "B"})
 
     def options(self, spec: SubmitSpec) -> list[str]:
         named = {"queue": spec.queue, "bank": spec.project}

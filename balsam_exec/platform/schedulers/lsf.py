@@ -22,6 +22,7 @@ class LsfScheduler(CommandScheduler):
     prefix = "#BSUB"
     job_id = re.compile(r"^Job <(\d+)> is submitted", re.MULTILINE)
     away = re.compile(r"LSF is down|cannot (connect|open)|Failed in an LSF library call|timed? ?out", re.IGNORECASE)
+    reserved = frozenset({"nnodes", "W", "q", "P", "J", "K", "I", "Ip", "Is"})
 
     def options(self, spec: SubmitSpec) -> list[str]:
         return [

@@ -40,6 +40,7 @@ class PbsScheduler(CommandScheduler):
     prefix = "#PBS"
     job_id = re.compile(r"^(\d+\.[A-Za-z][\w.-]*)$", re.MULTILINE)
     away = re.compile(r"cannot connect|Connection refused|timed? ?out|server is (busy|shutting down)", re.IGNORECASE)
+    reserved = frozenset({"walltime", "nodes"})
 
     def options(self, spec: SubmitSpec) -> list[str]:
         hours, minutes = divmod(spec.wall_time_min, 60)
@@ -49,6 +50,12 @@ class PbsScheduler(CommandScheduler):
             *(f"-l {name}={value}" for name, value in resources.items()),
             *(f"{option} {name}" for option, name in (("-q", spec.queue), ("-A", spec.project)) if chosen(name)),
         ]
+
+    def is_reserved(self, name: str, value: str, spec: SubmitSpec) -> bool:
+        """Chunks of nodes (select) are fine as long as they are as many nodes; a comma would begin another resource."""
+        if super().is_reserved(name, value, spec) or re.search(r",\s*\w+=", value):
+            return True
+        return name == "select" and _nodes(value) != spec.num_nodes
 
     def submit_command(self, script: Path, spec: SubmitSpec) -> list[str]:
         variables = [name for name in _VARIABLES if name in os.environ]
@@ -79,6 +86,12 @@ class PbsScheduler(CommandScheduler):
     def cancel(self, scheduler_id: str) -> None:
         """PBS sends SIGTERM and, after its own kill_delay, SIGKILL."""
         self.run("qdel", scheduler_id)
+
+
+def _nodes(select: str) -> int:
+    """How many chunks there are in `2:ncpus=8+1`."""
+    counts = (re.match(r"\d+(?=:|$)", chunk.strip()) for chunk in select.split("+"))
+    return sum(1 if count is None else int(count[0]) for count in counts)
 
 
 def _number(name: str) -> str:

@@ -70,6 +70,10 @@ class SlurmScheduler(CommandScheduler):
         r"|Communication connection|Transport endpoint|Protocol authentication|not responding",
         re.IGNORECASE,
     )
+    reserved = frozenset(
+        {"nodes", "N", "time", "t", "partition", "p", "account", "A"}
+        | {"array", "a", "clusters", "M", "wait", "W", "test-only"}
+    )
 
     def __init__(
         self, directory: Path, *, poll_sec: float, grace: float, timeout: float = 30.0, forget_sec: float = 60.0
