@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from balsam_exec.embedded import Deployment
 from tests.support.postgres import PostgresServer
@@ -16,6 +17,10 @@ from tests.support.processes import MARKER, reap_leftovers
 from tests.support.services import LiveService
 from tests.support.slurm import SlurmCluster, missing
 from tests.support.warm import Template
+
+# A busy machine is no failure of a property.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 CONFIGURATION = ("BALSAM_HOME", "BALSAM_URL", "BALSAM_TOKEN", "BALSAM_SITE")
 

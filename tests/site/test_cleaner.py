@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from balsam_exec.client.service import Service
 from balsam_exec.model.apps import AppSpec
@@ -175,8 +176,11 @@ class Bench:
             wait_until(lambda: not self.postponed(marker), 20, "the progress to be saved")
 
     def postponed(self, job_id: int) -> bool:
-        path = self.site.path / "file-cleaner.json"
-        return not path.exists() or any(job_id in ids for ids in self.progress().postponed.values())
+        try:
+            postponed = self.progress().postponed
+        except (FileNotFoundError, ValidationError):  # nothing is saved yet, or what is there is damaged
+            return True
+        return any(job_id in ids for ids in postponed.values())
 
     def progress(self) -> cleaner.Progress:
         return cleaner.Progress.model_validate_json((self.site.path / "file-cleaner.json").read_bytes())
