@@ -11,6 +11,7 @@ import pytest
 
 from balsam_exec.client import service as module
 from balsam_exec.client.service import Service
+from balsam_exec.model.allowed import QueueLimits
 from balsam_exec.model.apps import AppRecord, AppSpec
 from balsam_exec.model.auth import TokenSpec
 from balsam_exec.model.base import now
@@ -72,8 +73,9 @@ def test_login_sends_the_password_itself() -> None:
 
 def test_sites(service: Service, site: SiteRecord) -> None:
     assert service.sites(name=site.name).results == [site]
-    changed = service.patch_site(site.id, SitePatch(hostname="h", allowed_queues={"q": {"max": None}}, refresh=True))
-    assert (changed.hostname, changed.allowed_queues) == ("h", {"q": {"max": None}})
+    queues = {"q": QueueLimits(max_nodes=2)}
+    changed = service.patch_site(site.id, SitePatch(hostname="h", allowed_queues=queues, refresh=True))
+    assert (changed.hostname, changed.allowed_queues) == ("h", queues)
     assert changed.last_refresh is not None
     assert service.site(site.id) == changed
     service.delete_site(site.id)
