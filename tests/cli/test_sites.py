@@ -35,6 +35,8 @@ def test_site_init_and_ls(balsam: Balsam, tmp_path: Path) -> None:
     assert row["NAME"] == "theta-gpu"
     assert row["PATH"] == str(path)
     assert f"id {row['ID']}" in told
+    assert f"balsam site start '{tmp_path}/a site'" in balsam("site", "init", tmp_path / "a site", "--name", "odd")
+    balsam("site", "rm", "odd", "--yes")
     assert {entry.name for entry in path.iterdir()} == {"settings.yml", "job-template.sh", "data", "log", "qsubmit"}
     settings = SiteDirectory(path).settings()
     assert settings.name == "theta-gpu"

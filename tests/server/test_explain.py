@@ -241,6 +241,21 @@ def test_it_does_not_fit(
     assert codes(why(world, job)) == [Cause.BUSY], "that one is large enough"
 
 
+def test_launchers_of_one_allocation_are_told_apart(world: World) -> None:
+    made = allocation(world, B.RUNNING, num_nodes=8)
+    for nodes, gpus in ((3, 0), (3, 0), (2, 4)):
+        spec = SessionSpec(
+            site_id=world.site, batch_job_id=made, room=Room(max_nodes=nodes, max_gpus_per_node=gpus), ttl_sec=3600
+        )
+        world.write(sessions.open_session, world.owner, spec)
+    [fits, wide, neither] = world.create(
+        *(world.spec(num_nodes=n, gpus_per_rank=g) for n, g in ((1, 0), (4, 0), (3, 1)))
+    )
+    assert f"with the launchers of batch job {made}" in why(world, fits).summary
+    assert "the 3 launchers have at most 3" in why(world, wide).summary
+    assert f"2 of 3 launchers (batch job {made}) have at most 0" in why(world, neither).summary
+
+
 def test_what_a_launcher_says_of_itself_counts(world: World) -> None:
     [job] = world.create(world.spec(ranks_per_node=2, gpus_per_rank=1.5))
     made = allocation(world, B.RUNNING, num_nodes=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +44,8 @@ def init(
     kind = platforms.platform(platform)
     site = init_site(connect(), path, name or path.absolute().name, kind)
     look = "" if platform == "local" else f"look at {site.path}/settings.yml and job-template.sh, then "
-    text = f"site {site.name} (id {site.id}) is at {site.path}; {look}start its agent with: balsam site start {path}"
+    begin = f"start its agent with: balsam site start {shlex.quote(str(path))}"
+    text = f"site {site.name} (id {site.id}) is at {site.path}; {look}{begin}"
     print_one(site, text, json)
 
 

@@ -61,21 +61,25 @@ def why_nowhere(job: Demand, places: Sequence[Place]) -> list[Reason]:
             in_the_way[cause].append(place)
     found = [(cause, there) for cause, there in in_the_way.items() if there]
     found.sort(key=lambda item: -len(item[1]))
-    return [_reason(cause, job, there, len(places)) for cause, there in found]
+    return [_reason(cause, job, there, places) for cause, there in found]
 
 
-def _reason(cause: Cause, job: Demand, there: Sequence[Place], total: int) -> Reason:
-    text, detail = _SAID[cause](job, there, _who(there, total))
-    return Reason(code=cause, text=text, detail={**detail, "allocations": len(there), "of": total})
+def _reason(cause: Cause, job: Demand, there: Sequence[Place], places: Sequence[Place]) -> Reason:
+    text, detail = _SAID[cause](job, there, _who(there, places))
+    return Reason(code=cause, text=text, detail={**detail, "allocations": len(there), "of": len(places)})
 
 
-def _who(there: Sequence[Place], total: int) -> str:
+def _who(there: Sequence[Place], places: Sequence[Place]) -> str:
+    total = len(places)
     if total == 1:
         return f"the running allocation ({there[0].name})"
+    several = len({place.name for place in places}) < total  # launchers, in parts of one allocation
+    noun = "launchers" if several else "running allocations"
     if len(there) == total:
-        return f"the {total} running allocations"
-    names = listed([place.name for place in there[:SHOWN]], len(there))
-    return f"{names} (of {total} running allocations)"
+        return f"the {total} {noun}"
+    names = list(dict.fromkeys(place.name for place in there))
+    text = listed(names[:SHOWN], len(names))
+    return f"{len(there)} of {total} {noun} ({text})" if several else f"{text} (of {total} {noun})"
 
 
 Said = tuple[str, dict[str, Any]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 from balsam_exec.model.apps import HOOK_STEPS
@@ -132,7 +133,8 @@ def _without_place(facts: Facts) -> list[Reason]:
 def _busy(facts: Facts, fitting: Sequence[Place]) -> Reason:
     held = sum(place.held for place in fitting)
     detail = {"ahead": facts.ahead, "held": held, "allocations": len(fitting)}
-    names = listed([place.name for place in fitting[:SHOWN]], len(fitting))
+    allocations = list(dict.fromkeys(place.name for place in fitting))
+    names = listed(allocations[:SHOWN], len(allocations))
     launchers = f"the launcher{'s' * (len(fitting) > 1)} of {names}"
     text = f"{_turn(facts.ahead)}, and {number(held, 'job')} {are(held)} with {launchers}"
     return Reason(code=Cause.BUSY, text=text, detail=detail)
@@ -150,7 +152,7 @@ def _nowhere_it_runs(facts: Facts) -> Reason:
     detail = {"running": len(facts.starting), "queued": len(facts.queued)}
     text = f"no launcher runs at site {facts.site}"
     if not facts.queued and not facts.starting:
-        text += f" and no allocation is queued; request one: balsam queue submit --site {facts.site}"
+        text += f" and no allocation is queued; request one: balsam queue submit --site {shlex.quote(facts.site)}"
     return Reason(code=Cause.NO_ALLOCATION, text=text, detail=detail)
 
 
