@@ -18,7 +18,7 @@ _TOLD = {"path", "hostname", "allowed_queues", "allowed_projects", "optional_bat
 def init_site(service: Service, path: Path, name: str, platform: Platform | None = None) -> SiteRecord:
     """Register a new site under `name` and make `path` its directory.
 
-    Raises ConfigurationError if the directory is a site already, Conflict if the name is taken.
+    Raises ConfigurationError if the directory is a site already or cannot be made, Conflict if the name is taken.
     """
     site = SiteDirectory(path)
     if site.exists:
@@ -27,6 +27,7 @@ def init_site(service: Service, path: Path, name: str, platform: Platform | None
         )
     if service.sites(name=name).results:
         raise Conflict(f"there is a site {name!r} already: choose another --name")
+    site.make()  # before it is registered: it may not be possible
     record = service.create_site(_spec(site, (platform.settings_of if platform else SiteSettings)(name=name)))
     site.create(name, record.id, platform)
     return record

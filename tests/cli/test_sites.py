@@ -37,6 +37,8 @@ def test_site_init_and_ls(balsam: Balsam, tmp_path: Path) -> None:
     assert f"id {row['ID']}" in told
     assert f"balsam site start '{tmp_path}/a site'" in balsam("site", "init", tmp_path / "a site", "--name", "odd")
     balsam("site", "rm", "odd", "--yes")
+    (tmp_path / "file").touch()
+    assert f"cannot make a site of {tmp_path}/file" in balsam.fails("site", "init", tmp_path / "file")
     assert {entry.name for entry in path.iterdir()} == {"settings.yml", "job-template.sh", "data", "log", "qsubmit"}
     settings = SiteDirectory(path).settings()
     assert settings.name == "theta-gpu"

@@ -10,7 +10,9 @@ from balsam_exec.model.errors import ConfigurationError
 from balsam_exec.platform.settings import SiteDirectory, SiteSettings
 
 
-@pytest.mark.parametrize("name", ["theta-gpu", "yes", "null", "12", "a: b # c", "'quoted\"", "Zürich", "x" * 200])
+@pytest.mark.parametrize(
+    "name", ["theta-gpu", "yes", "null", "12", "a: b # c", "'quoted\"", "Zürich", "x" * 200, "two\nlines"]
+)
 def test_a_new_site(tmp_path: Path, name: str) -> None:
     site = SiteDirectory(tmp_path / "new" / "site")
     assert not site.exists
@@ -22,6 +24,9 @@ def test_a_new_site(tmp_path: Path, name: str) -> None:
     assert site.qsubmit.is_dir()
     site.record_id(4711)
     assert site.settings() == SiteSettings(name=name, site_id=4711)
+    for other in ("other", name):
+        site.record_name(other)
+        assert site.settings() == SiteSettings(name=other, site_id=4711)
 
 
 def test_what_its_owner_wrote_stays(tmp_path: Path) -> None:

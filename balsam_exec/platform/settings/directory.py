@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from balsam_exec.model.errors import ConfigurationError
 from balsam_exec.platform.settings.site import FILE_NAME, SiteSettings
 from balsam_exec.platform.settings.text import job_template, scalar, settings_text
 
@@ -40,11 +41,18 @@ class SiteDirectory:
     def settings(self) -> SiteSettings:
         return SiteSettings.load(self.path)
 
+    def make(self) -> None:
+        """Its directories, as far as they are not there. Raises ConfigurationError."""
+        try:
+            for directory in (self.data, self.log, self.qsubmit):
+                directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"cannot make a site of {self.path}: {error}") from error
+
     def create(self, name: str, site_id: int | None = None, platform: Platform | None = None) -> None:
         """Make it a site: settings.yml, job-template.sh, data/, log/, qsubmit/. What is there already stays. With the
-        defaults, or as a platform has it."""
-        for directory in (self.data, self.log, self.qsubmit):
-            directory.mkdir(parents=True, exist_ok=True)
+        defaults, or as a platform has it. Raises ConfigurationError where it cannot be made."""
+        self.make()
         directives, setup = (platform.directives, platform.setup) if platform else ([], "")
         settings = (platform.settings_of if platform else SiteSettings)(name=name, site_id=site_id)
         if not self.job_template.exists():

@@ -35,7 +35,10 @@ def _entry(name: str, value: Any) -> str:
 
 def scalar(value: object) -> str:
     """One value as YAML, on one line."""
-    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+    style = '"' if isinstance(value, str) and not value.isprintable() else None  # escapes what would begin a line
+    return (
+        yaml.safe_dump(value, default_style=style, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+    )
 
 
 def job_template(directives: Sequence[str] = (), setup: str = "") -> str:
