@@ -92,3 +92,19 @@ def test_the_node_of_the_launcher_fails(cluster: Cluster) -> None:
     was_cut_short(cluster, jobs)
     cluster.request(1, idle_ttl_sec=0)  # on another node
     cluster.wait(jobs, JobState.JOB_FINISHED)
+
+
+def test_preempted(cluster: Cluster) -> None:
+    """Slurm ends the launchers of all nodes for somebody more important."""
+    jobs = cluster.submit(ONCE, 2)
+    cluster.agent()
+    allocation = cluster.request(2, job_mode="serial")
+    cluster.wait(jobs, JobState.RUNNING)
+    urgent = ["--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=true"]
+    cluster.cluster.run("sbatch", *urgent)
+    ended = cluster.wait_state(allocation, BatchJobState.FINISHED, timeout=60)
+    assert "PREEMPTED" in ended.status_info["info"]
+    cluster.wait(jobs, JobState.RESTART_READY)
+    was_cut_short(cluster, jobs)
+    cluster.request(1, idle_ttl_sec=0)
+    cluster.wait(jobs, JobState.JOB_FINISHED)
