@@ -164,7 +164,7 @@ def render(template: str, job: Resources, hosts: Sequence[str]) -> list[str]:
     try:
         made = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template)
         words = shlex.split(made.render(values, hosts=list(hosts) or ["localhost"]))
-    except (jinja2.TemplateError, ValueError) as error:
+    except Exception as error:  # it is a program of the site's owner
         raise ConfigurationError(f"the launcher {template!r} cannot be filled in: {error}") from error
     if not words:
         raise ConfigurationError(f"the launcher {template!r} names no program")

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC
-from pathlib import Path
 
 import jinja2
 
@@ -182,7 +181,7 @@ class Allocations(Part):
         if isinstance(action, Submit):
             try:
                 scheduler_id = self._submit(job)
-            except (SubmitRefused, jinja2.TemplateError, OSError) as error:
+            except (SubmitRefused, OSError) as error:
                 log.error("batch job %s could not be submitted: %s", job.id, error)
                 failed = BatchJobState.SUBMIT_FAILED
                 self._update(job, BatchJobPatch(state=failed, end_time=now(), status_info={"error": str(error)}))
@@ -238,16 +237,19 @@ def _spec(job: BatchJobRecord, request: AllocationRequest, site: SiteDirectory) 
 
 def render_script(job: BatchJobRecord, site: SiteDirectory, directives: list[str]) -> str:
     """The script of an allocation, from the site's job-template.sh; `directives` are lines that the scheduler reads.
-    Raises jinja2.TemplateError, OSError."""
+    Raises SubmitRefused where the template cannot be filled in."""
     python = sys.executable
     launcher = [python, "-P", "-m", "balsam_exec.launcher", "--site", str(site.path), "--batch-job", str(job.id)]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    template = environment.from_string(Path(site.job_template).read_text())
-    return template.render(
-        job=job,
-        optional_params=job.optional_params,
-        site_dir=str(site.path),
-        python=python,
-        launcher=shlex.join(launcher),
-        directives="\n".join(directives),
-    )
+    try:
+        return environment.from_string(site.job_template.read_text()).render(
+            job=job,
+            optional_params=job.optional_params,
+            site_dir=str(site.path),
+            python=python,
+            launcher=shlex.join(launcher),
+            directives="\n".join(directives),
+        )
+    except Exception as error:  # it is a program of the site's owner
+        why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise SubmitRefused(f"{site.job_template}: {why}") from error

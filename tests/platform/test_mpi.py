@@ -163,6 +163,8 @@ def test_launchers_that_settings_may_name() -> None:
         ("aprun {{ ranks", "unexpected end"),
         ("aprun '{{ ranks }}", "No closing quotation"),
         ("{{ '' }}", "names no program"),
+        ("aprun {{ ranks + 'x' }}", "unsupported operand"),
+        ("aprun {{ ranks // 0 }}", "division"),
     ):
         with pytest.raises(ValueError, match=why):
             check_launcher(wrong)

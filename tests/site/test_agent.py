@@ -57,10 +57,23 @@ def test_cancel_before_the_agent_came(site_bench: SiteBench) -> None:
 
 
 def test_a_template_that_does_not_work_is_a_failed_submission(site_bench: SiteBench) -> None:
-    site_bench.agent()
-    site_bench.site.job_template.write_text("#!/bin/bash\n{{ no_such_thing }}\n")
+    template = site_bench.site.job_template
+    agent = site_bench.agent()
+    wrong = {
+        "{{ no_such_thing }}": "UndefinedError: 'no_such_thing'",
+        "{% if %}": "TemplateSyntaxError: ",
+        "{{ 'nodes' + 1 }}": "TypeError: ",
+        "{{ 1 // 0 }}": "ZeroDivisionError: ",
+    }
+    for text, words in wrong.items():
+        template.write_text(f"#!/bin/bash\n{text}\n")
+        job = site_bench.wait_state(site_bench.batch_job(), BatchJobState.SUBMIT_FAILED)
+        assert f"{template}: " in job.status_info["error"]
+        assert words in job.status_info["error"]
+    template.unlink()
     job = site_bench.wait_state(site_bench.batch_job(), BatchJobState.SUBMIT_FAILED)
-    assert "no_such_thing" in job.status_info["error"]
+    assert job.status_info["error"] == f"{template}: No such file or directory"
+    assert "Traceback" not in agent.log
     site_bench.site.job_template.write_text("#!/bin/bash\ntrue\n")
     site_bench.wait_state(site_bench.batch_job(), FINISHED)
 
