@@ -10,6 +10,7 @@ import pytest
 
 from balsam_exec import ApplicationDefinition, EventLog, Job
 from balsam_exec.api import App
+from balsam_exec.launcher.asker import Habits
 from balsam_exec.model.errors import DoesNotExist
 from balsam_exec.model.states import JobState
 from tests.launcher.conftest import Running
@@ -109,8 +110,10 @@ def test_what_was_leased_before_a_change_runs_as_it_was_leased(
 ) -> None:
     """A launcher holds work in advance: the version in the event must be the one that ran."""
     old = service.add_app(command_template="echo old; until [ -e ../go ]; do sleep 0.02; done", digest="0" * 64)
+    quick = service.add_job(service.add_app(command_template="true", digest="2" * 64), workdir="quick")
     running, waiting = service.add_jobs(old, 2, workdir="w")
-    launch(cores=1, prefetch=10.0)
+    launch(cores=1, habits=Habits(prefetch=10.0))  # when one ends, others may, too
+    service.wait([quick])
     service.wait([running], JobState.RUNNING)
     service.wait_for(lambda: len(service.leased) == 2)
     new = service.add_app(id=old.id, command_template="echo new", digest="1" * 64)
@@ -118,5 +121,6 @@ def test_what_was_leased_before_a_change_runs_as_it_was_leased(
     (tmp_path / "data/go").touch()
     service.wait([running, waiting, after])
     assert (tmp_path / "data/w/job.out").read_text() == "old\nold\nnew\n"
-    versions = [service.history[job_id][0].data["app"] for job_id in (running, waiting, after)]
+    reports = [report for job_id in (running, waiting, after) for report in service.history[job_id]]
+    versions = [report.data["app"] for report in reports if report.state is JobState.RUNNING]
     assert versions == ["0" * 12, "0" * 12, "1" * 12]
