@@ -116,14 +116,14 @@ def _started(service: Service, record: BatchJobRecord) -> BatchJobRecord:
     from balsam_exec.cli.histories import why
     from balsam_exec.model.errors import BalsamError
     from balsam_exec.model.queries import FeedQuery
-    from balsam_exec.model.states import BATCH_JOB_ENDED, BatchJobState
+    from balsam_exec.model.states import BatchJobState
 
     waiting = {BatchJobState.PENDING_SUBMISSION, BatchJobState.QUEUED}
     cursor = service.feed(FeedQuery()).cursor
     while (record := service.batch_job(record.id)).state in waiting:
         news = FeedQuery(cursor=cursor, subject_id=[record.id], timeout=_POLL_SEC)
         cursor = service.feed(news).cursor
-    if record.state in BATCH_JOB_ENDED and record.start_time is None:
+    if record.state is not BatchJobState.RUNNING and record.start_time is None:
         raise BalsamError(f"batch job {record.id} is {record.state}: {why(record) or 'no reason given'}")
     return record
 

@@ -123,12 +123,14 @@ def _finished(
     info: dict[str, object] = {**_kept(job), "info": status.info}
     if status.exit_code is not None:
         info["exit_code"] = status.exit_code
-    if job.state is BatchJobState.PENDING_DELETION:
+    cancelled = job.state is BatchJobState.PENDING_DELETION
+    if cancelled:
         info["cancelled"] = True
+    never_ran = cancelled and status.exit_code is None
     return BatchJobPatch(
         state=BatchJobState.FINISHED,
         scheduler_id=scheduler_id,
-        start_time=now if job.start_time is None else None,
+        start_time=now if job.start_time is None and not never_ran else None,
         end_time=now,
         status_info=info,
         submitted=told,

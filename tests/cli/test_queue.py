@@ -96,6 +96,10 @@ def test_submit_can_wait_until_it_runs(balsam: Balsam, site: SiteRecord) -> None
     agent.start()
     assert "is submit_failed: no such account" in balsam.fails("queue", "submit", "--wait")
     agent.join()
+    agent = threading.Thread(target=when_asked, args=[B.PENDING_DELETION])
+    agent.start()
+    assert "is pending_deletion: no reason given" in balsam.fails("queue", "submit", "--wait")
+    agent.join()
 
 
 def test_history(balsam: Balsam, site: SiteRecord) -> None:

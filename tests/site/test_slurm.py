@@ -102,6 +102,7 @@ def test_cancelled_while_it_waits_and_while_it_runs(slurm_site: SlurmSite) -> No
     slurm_site.cancel(waiting)
     ended = slurm_site.wait_state(waiting, FINISHED)
     assert ended.status_info == {"info": "CANCELLED: it was cancelled", "cancelled": True}
+    assert ended.start_time is None
     slurm_site.cancel(running)
     assert slurm_site.wait_state(running, FINISHED).status_info["cancelled"] is True
     assert slurm_site.cluster.node_states() == ["idle"] * 4
