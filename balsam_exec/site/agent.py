@@ -89,7 +89,8 @@ class Agent:
                 raise ConfigurationError(f"site_id is {settings.site_id} now: start the agent anew to serve that site")
             if settings == self._settings:
                 return "settings.yml says what it said"
-            update_record(self._service, self._record.id, self._site)
+            if self._settings is None or settings.allowed != self._settings.allowed:
+                update_record(self._service, self._record.id, self._site)
             changed = self._work_by(settings, self._service, self._record)
             self._tell_soon()
         log.info("took over settings.yml: %s", changed)

@@ -26,6 +26,8 @@ class SettingsWatch(Part):
 
     def run(self) -> None:
         with follow(self._service, kind=[Kind.SITE], site_id=[self._site_id]) as self._feed:
+            if self.stopped:  # before there was a feed to stop
+                return
             self.progress(self._reload())  # what changed while nobody looked
             for _ in self._feed.batches():
                 self.progress(self._reload())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +12,7 @@ from balsam_exec.model.batch_jobs import BatchJobPatch
 from balsam_exec.model.sites import SitePatch
 from balsam_exec.model.states import BatchJobState
 from balsam_exec.platform.processes import Process
+from balsam_exec.site.settings_watch import SettingsWatch
 from tests.site.conftest import SiteBench, start_agent
 from tests.support.processes import wait_until
 
@@ -210,3 +212,12 @@ def test_all_allocations_are_seen_however_many(site_bench: SiteBench) -> None:
         return ids <= {job.id for job in site_bench.service.batch_jobs(state=FINISHED, limit=1000).results}
 
     wait_until(all_ended, 30, "all to be ended")
+
+
+def test_a_part_that_is_stopped_before_it_follows_the_feed_ends(site_bench: SiteBench) -> None:
+    watch = SettingsWatch(site_bench.service, site_bench.record.id, reload=lambda: "")
+    watch.stop()
+    thread = threading.Thread(target=watch.run, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
