@@ -115,9 +115,19 @@ def test_following(
     part.join(10)
 
 
-def test_following_what_is_deleted(balsam: Balsam, echo: AppRecord) -> None:
+def test_following_what_is_deleted(balsam: Balsam, echo: AppRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     job = new_job(balsam, echo)
-    timer = threading.Timer(0.2, balsam.service.delete_job, [job])
-    timer.start()
+    look = logs._print
+    looks = 0
+
+    def watched(*arguments: object, **options: object) -> int:
+        nonlocal looks
+        position = look(*arguments, **options)  # type: ignore[arg-type]
+        looks += 1
+        if looks == 1:
+            balsam.service.delete_job(job)
+        return position
+
+    monkeypatch.setattr(logs, "_print", watched)
     assert balsam("job", "logs", job, "--follow") == ""
-    timer.join(20)
+    assert looks == 2
