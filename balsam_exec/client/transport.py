@@ -208,13 +208,14 @@ class _Link:
 
     def __init__(self, url: str, closed: threading.Event) -> None:
         self.pid = os.getpid()
-        self._manager, self._headers, absolute = _manager(url)
+        manager, self._headers, absolute = _manager(url)
         self._prefix = url if absolute else urlsplit(url).path
-        self._pool = self._manager.connection_from_url(url)
+        self._pool = manager.connection_from_url(url)
         self._lock = threading.Lock()
         self._closed = closed
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._pool.ConnectionCls = _tracked(self._pool.ConnectionCls, self._opened)
+        # Weakly: urllib3 keeps idle connections, and so their class, until the pool is gone that we have.
+        self._pool.ConnectionCls = _tracked(self._pool.ConnectionCls, weakref.WeakMethod(self._opened))
 
     def send(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, timeout: float
@@ -237,7 +238,7 @@ class _Link:
             connections = list(self._connections)
         for connection in connections:
             _interrupt(connection)
-        self._manager.clear()
+        self._pool.close()
 
     def _opened(self, connection: Any) -> None:
         with self._lock:
@@ -246,13 +247,14 @@ class _Link:
             _interrupt(connection)
 
 
-def _tracked(base: Any, opened: Callable[[Any], None]) -> Any:
+def _tracked(base: Any, opened: weakref.WeakMethod[Callable[[Any], None]]) -> Any:
     class Tracked(base):  # type: ignore[misc]
         _gathered: list[bytes] | None = None
 
         def connect(self) -> None:
             super().connect()
-            opened(self)
+            if (tell := opened()) is not None:
+                tell(self)
 
         def request(self, method: str, url: str, body: bytes | None = None, *args: Any, **options: Any) -> None:
             """Headers and a short body leave together: each packet by itself would wake the service."""

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import socket
 import threading
 import time
 
+import psutil
 import pytest
 
 from balsam_exec.client.service import Service
@@ -23,6 +25,7 @@ from balsam_exec.model.errors import (
     TooLarge,
 )
 from tests.client.scripted import Answer, ScriptedServer
+from tests.support.processes import wait_until
 
 REFUSED = b'{"error": "stale_lease", "message": "gone", "detail": {"job_ids": [7], "message": "x"}}'
 
@@ -230,6 +233,21 @@ def test_threads_share_a_transport() -> None:
             thread.join(20)
         transport.close()
     assert len(server.asked) == 160
+
+
+@pytest.mark.parametrize("how", ["closed", "dropped"])
+def test_nothing_is_left_of_its_connections(how: str) -> None:
+    with ScriptedServer() as server:
+        before = psutil.Process().num_fds()
+        transport = Transport(server.url)
+        transport.request("GET", "/x")
+        assert psutil.Process().num_fds() == before + 2, "both ends are of this process"
+        if how == "closed":
+            transport.close()
+        else:
+            del transport
+            gc.collect()
+        wait_until(lambda: psutil.Process().num_fds() == before, 20, "both ends to be closed")
 
 
 def test_plain_http_goes_through_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def test_a_list_and_what_the_job_knows_of_itself(bench: Bench) -> None:
             return [f"export A={job.tags['kind']}-{job.parameters['word']}", f"export B={len(job.parent_ids)}"]
 
     first = Listed.submit("listed/first", word="x", tags={"kind": "a"})
-    second = Listed.submit("listed/second", word="y z", tags={"kind": "b"}, parent_ids=[first])
+    second = Listed.submit("listed/second", word="y z", tags={"kind": "b"}, parent_ids=[first], save=False)
     second.parameters["word"] = "y"
     second.save()
     second.result(timeout=60)
