@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from balsam_exec.platform.processes import adopt_orphans
+from balsam_exec.platform.processes import Process, adopt_orphans
 
 if TYPE_CHECKING:
     import psutil
@@ -88,10 +88,8 @@ def _end_sruns(processes: Sequence[psutil.Process]) -> None:
     """What they have started on other nodes is killed when they are told to end."""
     import psutil
 
-    sruns = []
-    for process in processes:
+    sruns = [process for process in processes if Process(process.pid, 0).is_srun]
+    for srun in sruns:
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if process.name() == "srun":
-                process.terminate()
-                sruns.append(process)
+            srun.terminate()
     psutil.wait_procs(sruns, timeout=_PATIENCE)

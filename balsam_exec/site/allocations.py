@@ -24,6 +24,7 @@ from balsam_exec.platform.schedulers import Status, SubmitSpec, Window, make_sch
 from balsam_exec.platform.schedulers.base import ModifyRefused, SchedulerState, SchedulerUnavailable, SubmitRefused
 from balsam_exec.platform.settings import SiteDirectory, SiteSettings
 from balsam_exec.site.decisions import Cancel, Modify, Submit, Update, decide, refused
+from balsam_exec.site.last_words import last_words
 from balsam_exec.site.part import Part
 
 log = logging.getLogger(__name__)
@@ -95,16 +96,8 @@ class Allocations(Part):
 
     def _look_once_more(self) -> None:
         """Learn what there is and tell how it ended, if the service answers soon."""
-        self._service = self._service.sibling()
-        patience = threading.Timer(_LAST_WORDS, self._service.close)
-        patience.start()
-        try:
+        with last_words(self._service, _LAST_WORDS) as self._service:
             self._reconcile()
-        except BalsamError as error:
-            log.warning("%s", error)
-        finally:
-            patience.cancel()
-            self._service.close()
 
     def _cancel_seen(self) -> int:
         """End what the last look has seen; how many have not ended."""

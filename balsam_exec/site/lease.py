@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,10 +12,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from balsam_exec.client.service import Service
-from balsam_exec.model.errors import BalsamError, ConfigurationError, Conflict
+from balsam_exec.model.errors import ConfigurationError, Conflict
 from balsam_exec.model.sites import AgentBeat, AgentProcess, AgentRecord, PartStatus, SiteRecord
 from balsam_exec.platform.settings import SiteDirectory
 from balsam_exec.site.identity import has_ended
+from balsam_exec.site.last_words import last_words
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +48,8 @@ class Lease:
 
     def release(self, service: Service, site_id: int) -> None:
         """Tell that this agent has ended, if the service hears it soon; otherwise the lease just expires."""
-        service = service.sibling()
-        patience = threading.Timer(_LAST_WORDS, service.close)
-        patience.start()
-        try:
-            service.release_site(site_id, self._holder, deadline=0)
-        except BalsamError as error:
-            log.warning("%s", error)
-        finally:
-            patience.cancel()
-            service.close()
+        with last_words(service, _LAST_WORDS) as heard:
+            heard.release_site(site_id, self._holder, deadline=0)
 
     def _sign(self, *, replaces: str | None = None, parts: Sequence[PartStatus] = ()) -> AgentBeat:
         return AgentBeat(**self._me.model_dump(), holder=self._holder, replaces=replaces, parts=list(parts))

@@ -8,7 +8,9 @@ import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -19,6 +21,7 @@ from balsam_exec.platform.settings import SiteDirectory
 from balsam_exec.site.registration import init_site
 from tests.support.processes import wait_until
 from tests.support.services import LiveService
+from tests.support.slurm import SlurmCluster
 
 #: A site whose allocations run this instead of a launcher.
 STAND_IN = "#!/bin/bash\necho allocation {{ job.id }}\n{{ job.optional_params.get('script', 'exec sleep 300') }}\n"
@@ -115,6 +118,24 @@ def start_agent(bench: SiteBench, **environ: str) -> subprocess.CompletedProcess
     return subprocess.run(
         command, env={**os.environ, **known, **environ}, capture_output=True, text=True, timeout=30, check=False
     )
+
+
+B = TypeVar("B", bound=SiteBench)
+
+
+@pytest.fixture
+def at_slurm(
+    slurm: SlurmCluster, start_service: Callable[[str], LiveService], sqlite_url: str, tmp_path: Path
+) -> Iterator[Callable[..., Any]]:
+    """`at_slurm(kind, **options)` makes a bench of that kind, of a site on a real Slurm."""
+    with ExitStack() as stack:
+
+        def make(kind: Callable[..., B], **options: Any) -> B:
+            bench = kind(start_service(sqlite_url), tmp_path / "site", slurm, **options)
+            stack.callback(bench.close)
+            return bench
+
+        yield make
 
 
 @pytest.fixture

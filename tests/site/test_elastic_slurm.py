@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +59,8 @@ class ElasticSite(SlurmSite):
 
 
 @pytest.fixture
-def elastic_site(
-    slurm: SlurmCluster, start_service: Callable[[str], LiveService], sqlite_url: str, tmp_path: Path
-) -> Iterator[Callable[..., ElasticSite]]:
-    made: list[ElasticSite] = []
-
-    def make(**elastic: Any) -> ElasticSite:
-        made.append(ElasticSite(start_service(sqlite_url), tmp_path / "site", slurm, **elastic))
-        return made[-1]
-
-    yield make
-    for site in made:
-        site.close()
+def elastic_site(at_slurm: Callable[..., ElasticSite]) -> Callable[..., ElasticSite]:
+    return partial(at_slurm, ElasticSite)
 
 
 def test_jobs_come_and_the_nodes_are_idle_again(elastic_site: Callable[..., ElasticSite]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,8 +14,6 @@ import pytest
 from balsam_exec.model.batch_jobs import BatchJobRecord
 from balsam_exec.model.states import BatchJobState, JobState
 from tests.site.test_nodes import Cluster
-from tests.support.services import LiveService
-from tests.support.slurm import SlurmCluster
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -24,13 +22,10 @@ ONCE = "if mkdir begun 2>/dev/null; then exec sleep 300; fi"
 
 
 @pytest.fixture
-def cluster(
-    slurm: SlurmCluster, start_service: Callable[[str], LiveService], sqlite_url: str, tmp_path: Path
-) -> Iterator[Cluster]:
-    bench = Cluster(start_service(sqlite_url), tmp_path / "site", slurm)
+def cluster(at_slurm: Callable[..., Cluster]) -> Cluster:
+    bench = at_slurm(Cluster)
     bench.set(mpi_launcher="srun")
-    yield bench
-    bench.close()
+    return bench
 
 
 def fail(cluster: Cluster, node: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +93,8 @@ class Cluster(SlurmSite):
 
 
 @pytest.fixture
-def cluster(
-    slurm: SlurmCluster, start_service: Callable[[str], LiveService], sqlite_url: str, tmp_path: Path
-) -> Iterator[Cluster]:
-    bench = Cluster(start_service(sqlite_url), tmp_path / "site", slurm)
-    yield bench
-    bench.close()
+def cluster(at_slurm: Callable[..., Cluster]) -> Cluster:
+    return at_slurm(Cluster)
 
 
 def test_a_launcher_on_each_node(cluster: Cluster) -> None:

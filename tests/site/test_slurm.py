@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,12 +57,8 @@ class SlurmSite(SiteBench):
 
 
 @pytest.fixture
-def slurm_site(
-    slurm: SlurmCluster, start_service: Callable[[str], LiveService], sqlite_url: str, tmp_path: Path
-) -> Iterator[SlurmSite]:
-    bench = SlurmSite(start_service(sqlite_url), tmp_path / "site", slurm)
-    yield bench
-    bench.close()
+def slurm_site(at_slurm: Callable[..., SlurmSite]) -> SlurmSite:
+    return at_slurm(SlurmSite)
 
 
 def test_jobs_run_in_an_allocation_of_slurm(slurm_site: SlurmSite) -> None:

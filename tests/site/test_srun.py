@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,6 @@ from balsam_exec.model.jobs import JobSpec, Result
 from balsam_exec.model.states import TERMINAL, JobState
 from tests.site.test_slurm import SlurmSite
 from tests.support.processes import wait_gone, wait_until
-from tests.support.services import LiveService
-from tests.support.slurm import SlurmCluster
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -40,17 +38,14 @@ class Ranks:
 
 
 @pytest.fixture
-def ranks(
-    slurm: SlurmCluster, start_service: Callable[[str], LiveService], sqlite_url: str, tmp_path: Path
-) -> Iterator[Ranks]:
-    bench = SlurmSite(start_service(sqlite_url), tmp_path / "site", slurm)
+def ranks(at_slurm: Callable[..., SlurmSite]) -> Ranks:
+    bench = at_slurm(SlurmSite)
     settings = bench.site.settings_file.read_text()
     bench.site.settings_file.write_text(settings.replace("mpi_launcher: mpiexec", "mpi_launcher: srun"))
     bench.use_launcher()
     bench.agent()
     bench.request()
-    yield Ranks(bench)
-    bench.close()
+    return Ranks(bench)
 
 
 def test_values_and_failures_of_ranks(ranks: Ranks) -> None:

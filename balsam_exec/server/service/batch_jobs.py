@@ -27,8 +27,6 @@ _DEFAULTS: dict[str, Any] = {
     "idle_ttl_sec": None,
     "origin": "user",
 }
-
-
 #: What may come with a patch from the agent and is no column.
 _VERDICT = frozenset({"refused"})
 

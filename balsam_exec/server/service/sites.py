@@ -16,13 +16,14 @@ from balsam_exec.server.store.types import micros
 
 #: The fields of a site that have a column of their own; the others are in `settings`.
 _COLUMNS = frozenset({"name", "path", "hostname"})
+_DEFAULTS = SiteSpec(name="any").model_dump(exclude=set(_COLUMNS))
 
 
 def _record(row: Any, now: int) -> dict[str, Any]:
     record = {key: value for key, value in row._mapping.items() if key in SiteRecord.model_fields}
     record["agent"] = agent = _agent(row)
     record["active"] = agent is not None and micros(agent["expires"]) > now
-    return {**SiteSpec(name=row.name).model_dump(exclude=set(_COLUMNS)), **row.settings, **record}
+    return {**_DEFAULTS, **row.settings, **record}
 
 
 def _agent(row: Any) -> dict[str, Any] | None:
