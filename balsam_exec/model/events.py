@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from pydantic import Field
+
 from balsam_exec.model.base import Id, Json, Record, Timestamp
 from balsam_exec.model.jobs import Result
 
@@ -28,7 +30,7 @@ class EventRecord(Record):
     from_state: str
     to_state: str
     timestamp: Timestamp
-    data: Json = {}
+    data: Json = Field(default_factory=dict)
 
 
 class FeedEvent(EventRecord):

@@ -30,7 +30,9 @@ class Resources(Wire):
     gpus_per_rank: float = Field(default=0, ge=0, le=1_000)
     node_packing_count: Positive = 1  #: how many such jobs may share a node
     wall_time_min: int = Field(default=0, ge=0, le=10_000_000)  #: 0: unknown
-    launch_params: dict[str, str] = {}  #: extra options for the MPI launcher; and "cpu_affinity", "none" or "depth"
+    launch_params: dict[str, str] = Field(
+        default_factory=dict
+    )  #: extra options for the MPI launcher; and "cpu_affinity", "none" or "depth"
 
     @property
     def ranks(self) -> int:
@@ -93,14 +95,16 @@ class JobSpec(Resources):
 
     app_id: Id
     workdir: Annotated[str, StringConstraints(min_length=1, max_length=2000)]
-    tags: Tags = {}
-    data: Json = {}
-    parameters: dict[str, Any] = {}
+    tags: Tags = Field(default_factory=dict)
+    data: Json = Field(default_factory=dict)
+    parameters: dict[str, Any] = Field(default_factory=dict)
     arguments: Entity | None = None
-    parent_ids: list[Id] = []
+    parent_ids: list[Id] = Field(default_factory=list)
     on_parent_failure: OnParentFailure = OnParentFailure.FAIL
-    input_files: InputFiles = []  #: copied from the workdirs of the parents before `preprocess`
-    transfers: dict[str, str] = {}  #: slot -> "location:path"
+    input_files: InputFiles = Field(
+        default_factory=list
+    )  #: copied from the workdirs of the parents before `preprocess`
+    transfers: dict[str, str] = Field(default_factory=dict)  #: slot -> "location:path"
     stdout: Annotated[OutputFile, Field(min_length=1)] = STDOUT  #: a file of the workdir
     stderr: OutputFile = ""  #: "": together with stdout
 
@@ -165,10 +169,10 @@ class JobRecord(Record, Resources):
     data: Json
     parameters: dict[str, Any]
     arguments: bytes | None = None
-    parent_ids: list[Id] = []
+    parent_ids: list[Id] = Field(default_factory=list)
     on_parent_failure: OnParentFailure = OnParentFailure.FAIL
-    input_files: list[str] = []
-    transfers: dict[str, str] = {}
+    input_files: list[str] = Field(default_factory=list)
+    transfers: dict[str, str] = Field(default_factory=dict)
     stdout: str = STDOUT
     stderr: str = ""
     state: JobState
@@ -223,4 +227,4 @@ class Killed(Record):
 
     killed: list[Id]  #: USER_KILLED by now
     ordered: list[Id]  #: a launcher holds them and is told: they will be USER_KILLED, or end by themselves before
-    over: list[Id] = []  #: had ended otherwise: JOB_FINISHED, FAILED
+    over: list[Id] = Field(default_factory=list)  #: had ended otherwise: JOB_FINISHED, FAILED

@@ -24,7 +24,7 @@ class Room(Wire):
     max_nodes: int = Field(ge=1)  #: per job
     max_gpus_per_node: float = Field(default=0, ge=0)
     serial_only: bool = False  #: only jobs of one rank on one node
-    filter_tags: Tags = {}
+    filter_tags: Tags = Field(default_factory=dict)
 
 
 class SessionSpec(Wire):
@@ -53,7 +53,7 @@ class SessionOrders(SessionRecord):
     """A session that has been extended, and the orders for its launcher."""
 
     #: Jobs to kill: id -> epoch of the lease. All that are not reported to have ended, old orders and new ones.
-    kill: dict[Id, int] = {}
+    kill: dict[Id, int] = Field(default_factory=dict)
 
 
 class AcquireRequest(Room):
@@ -81,9 +81,9 @@ class LeasedJob(Record, Resources):
     app_id: Id
     app_digest: str  #: the app as it is now; load it again when this differs from what is cached
     workdir: str
-    tags: Tags = {}
-    data: Json = {}
-    parameters: Json = {}
+    tags: Tags = Field(default_factory=dict)
+    data: Json = Field(default_factory=dict)
+    parameters: Json = Field(default_factory=dict)
     arguments: bytes | None = None
     stdout: str = STDOUT
     stderr: str = ""
@@ -103,7 +103,7 @@ class Report(Wire):
     epoch: int
     state: JobState | None
     timestamp: Timestamp  #: by the launcher's clock
-    data: Json = {}  #: into the event: return_code, error
+    data: Json = Field(default_factory=dict)  #: into the event: return_code, error
     result: Result | None = None  #: with RUN_DONE and RUN_ERROR
 
 

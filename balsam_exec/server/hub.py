@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -37,6 +38,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0  #: the loop's
         self._waiting: defaultdict[str, set[Subscription]] = defaultdict(set)
         self._callbacks: defaultdict[str, list[Callable[[], None]]] = defaultdict(list)
         self.closed = False
@@ -48,11 +50,16 @@ class Hub:
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
 
     def publish(self, topics: Iterable[str]) -> None:
         """Wake those who wait for any of the topics. Thread-safe; before `start` nobody waits."""
         names = tuple(topics)
-        if names and self._loop is not None and not self._loop.is_closed():
+        if not names or self._loop is None or self._loop.is_closed():
+            return
+        if threading.get_ident() == self._thread:
+            self._wake(names)
+        else:
             self._loop.call_soon_threadsafe(self._wake, names)
 
     def publish_all(self) -> None:

@@ -78,12 +78,16 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Gathering:
-    """A transport that writes what comes in one turn of the event loop at its end, and at once what is large."""
+    """A transport that writes what comes in one turn of the event loop at its end, and at once what is large. It goes
+    on to read where it is told so before the next turn, as after every message of a WebSocket: to stop and to start
+    again costs as much as to read."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._waiting: list[bytes] = []
+        self._pausing = False
+        self._paused = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -98,6 +102,22 @@ class _Gathering:
     def close(self) -> None:
         self._flush()
         self._transport.close()
+
+    def pause_reading(self) -> None:
+        if not self._pausing:
+            self._pausing = True
+            self._loop.call_soon(self._pause)
+
+    def resume_reading(self) -> None:
+        self._pausing = False
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _pause(self) -> None:
+        if self._pausing and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
 
     def _flush(self) -> None:
         if self._waiting:

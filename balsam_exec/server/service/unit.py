@@ -123,5 +123,8 @@ def _suffixes(marks: Iterable[int | None]) -> list[str]:
     """What topics end in for events of jobs with these marks: nothing, for who wants all; and each that somebody may
     want."""
     together = reduce(or_, (some for some in marks if some is not None), 0)
-    found = ["", *(f"#{bit}" for bit in range(_MARKS) if together >> bit & 1)]
-    return [*found, "#any"] if None in marks else found
+    found = ["", "#any"] if None in marks else [""]
+    while together:
+        found.append(f"#{together.bit_length() - 1}")
+        together ^= 1 << (together.bit_length() - 1)
+    return found
