@@ -44,6 +44,8 @@ _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP
 
 #: Takes the answer or the error; called by `Lane.read`.
 Then = Callable[[T | BalsamError], None]
+#: Takes one answer after the other until it gets the error, or None: there will be no more.
+ThenOn = Callable[[T | BalsamError | None], None]
 
 
 class _Asked(NamedTuple):
@@ -51,13 +53,14 @@ class _Asked(NamedTuple):
     target: str
     kind: Any  #: of the answer; None: it has no body
     then: Callable[[Any], None]
+    stands: bool  #: for more than one answer, while their status is 200
 
     def answer(self, status: int, body: bytes) -> Any:
         """What the answer says, or the error."""
         if status >= 300:
             return refusal(self.method, self.target, status, body)
         try:
-            return None if self.kind is None else adapter(self.kind).validate_json(body)
+            return None if self.kind is None or status == 204 else adapter(self.kind).validate_json(body)
         except ValidationError as error:
             return BalsamError(f"{self.method} {self.target}: the answer cannot be understood: {error}")
 
@@ -124,13 +127,20 @@ class Lane:
             return False  # the usual way says what is wrong
         return self._ask("POST", "/jobs", body, key_of_chunk(key, 0, len(specs)), list[JobCreated], then)
 
-    def feed(self, path: str, cursor: str, then: Then[Feed]) -> bool:
-        """`path` is `path_of_feed` of a query without a cursor."""
-        return self._ask("GET", f"{path}&cursor={cursor}", b"", None, Feed, then)
+    def follow(self, path: str, cursor: str, then: ThenOn[Feed]) -> bool:
+        """All that comes after the cursor; `path` is `path_of_feed` of a query without one."""
+        return self._ask("GET", f"{path}&cursor={cursor}", b"", None, Feed, then, stands=True)
 
     def acquire(self, session_id: int, request: AcquireRequest, key: str, then: Then[Acquired]) -> bool:
+        return self._acquire(session_id, request, key, then, stands=False)
+
+    def keep_acquiring(self, session_id: int, request: AcquireRequest, key: str, then: ThenOn[Acquired]) -> bool:
+        """What is asked for little by little. Repeated elsewhere, the call with the key gives all of it again."""
+        return self._acquire(session_id, request, key, then, stands=True)
+
+    def _acquire(self, session_id: int, request: AcquireRequest, key: str, then: Any, *, stands: bool) -> bool:
         body = request.model_dump_json(exclude_defaults=True).encode()
-        return self._ask("POST", f"/sessions/{session_id}/acquire", body, key, Acquired, then)
+        return self._ask("POST", f"/sessions/{session_id}/acquire", body, key, Acquired, then, stands=stands)
 
     def report(self, session_id: int, reports: Sequence[Report], widen: bool, then: Then[None]) -> bool:
         body = ReportBatch(reports=list(reports), widen=widen).model_dump_json(exclude_defaults=True).encode()
@@ -164,7 +174,17 @@ class Lane:
             if self._pid == os.getpid():
                 _shut(self._socket)
 
-    def _ask(self, method: str, target: str, body: bytes, key: str | None, kind: Any, then: Then[Any]) -> bool:
+    def _ask(
+        self,
+        method: str,
+        target: str,
+        body: bytes,
+        key: str | None,
+        kind: Any,
+        then: Then[Any],
+        *,
+        stands: bool = False,
+    ) -> bool:
         if len(body) + len(target) > SHORT:
             return False
         with self._lock:
@@ -173,8 +193,8 @@ class Lane:
             self._count += 1
             number = b"%d" % self._count
             words = f"{method} {target} {key}" if key else f"{method} {target}"
-            self._protocol.send_binary(b"%b %b\n%b" % (number, words.encode(), body))
-            self._asked[number] = _Asked(method, target, kind, then)
+            self._protocol.send_binary(b"%b%b %b\n%b" % (b"+" * stands, number, words.encode(), body))
+            self._asked[number] = _Asked(method, target, kind, then, stands)
             self._flush()
             return True
 
@@ -197,7 +217,9 @@ class Lane:
         head, _, body = frame.partition(b"\n")
         number, _, status = head.partition(b" ")
         with self._lock:
-            asked = self._asked.pop(number)
+            asked = self._asked[number]
+            if not (asked.stands and status == b"200"):
+                del self._asked[number]
         asked.then(asked.answer(int(status), body))
 
     def _end(self) -> None:

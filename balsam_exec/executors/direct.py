@@ -35,7 +35,7 @@ class DirectEngine(Engine):
         self._opens = service.lane
         self._lane = service.lane()
         self._tried = time.monotonic()
-        self._asking = False  #: whether the feed is asked for on the lane
+        self._following = False  #: whether the feed is followed on the lane
         try:
             super().__init__(service, *arguments, **options)
         except BaseException:
@@ -45,7 +45,7 @@ class DirectEngine(Engine):
 
     def adopt(self, job_id: int, state: JobState, result: Result | None = None) -> JobFuture:
         future = super().adopt(job_id, state, result)
-        self._ask()
+        self._begin_to_follow()
         return future
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class DirectEngine(Engine):
         if not lane.create_jobs([item.spec for item in batch], key, lambda answer: self._created(batch, key, answer)):
             return False
         self._take()
-        self._ask()
+        self._begin_to_follow()
         return True
 
     def _created(self, batch: list[Item], key: str, answer: list[JobCreated] | BalsamError) -> None:
@@ -86,7 +86,7 @@ class DirectEngine(Engine):
 
     def _register(self, batch: list[Item], created: list[JobCreated]) -> list[FeedEvent]:
         early = super()._register(batch, created)
-        self._ask()
+        self._begin_to_follow()
         return early
 
     # -- following -----------------------------------------------------------------------------------------
@@ -109,33 +109,29 @@ class DirectEngine(Engine):
             super()._follow()
             self._reopen()
         else:
-            self._ask()
+            self._begin_to_follow()
             self._read(lane)
 
     def _read(self, lane: Lane) -> None:
         if not lane.read():
-            self._lane, self._asking = None, False
+            self._lane, self._following = None, False
 
     def _reopen(self) -> None:
         if time.monotonic() > self._tried + REOPEN_SEC:
             self._lane = self._opens()
             self._tried = time.monotonic()
 
-    def _ask(self, *, anyhow: bool = False) -> None:
-        """See to it that the feed is asked for on the lane while there is something to follow."""
+    def _begin_to_follow(self) -> None:
+        """Follow the feed on the lane, once there is a job."""
         with self._changed:
-            if self._lane is not None and not self._asking and (anyhow or self._jobs or self._sending):
-                self._asking = self._lane.feed(self._feed_path, self._cursor, self._told)
+            if self._lane is not None and not self._following and (self._jobs or self._sending):
+                self._following = self._lane.follow(self._feed_path, self._cursor, self._told)
 
-    def _told(self, answer: Feed | BalsamError) -> None:
-        with self._changed:
-            self._asking = False
-        if isinstance(answer, BalsamError):
+    def _told(self, answer: Feed | BalsamError | None) -> None:
+        if isinstance(answer, Feed):
+            self._tell(answer)
+        else:
             self._stop_lane()  # the usual way knows what to do about it
-            return
-        self._cursor = answer.cursor
-        self._ask(anyhow=bool(answer.events))  # before anybody is woken, who has this thread wait
-        self._tell(answer)
 
     def _stop_following(self) -> None:
         super()._stop_following()

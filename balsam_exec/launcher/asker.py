@@ -49,6 +49,7 @@ class Asker:
         self._claimed_at = now
         self._again_at = math.inf  #: when to take a claim that was offered to others
         self._more_room = False
+        self._stopping = False  #: whether the service was told to answer
         self.asked: Acquire | None = None
         self.asked_at = now
 
@@ -76,6 +77,12 @@ class Asker:
         """A report goes out; whether it is to say that more has become free than is being asked for."""
         more, self._more_room = self._more_room, False
         return more and self.asked is not None and self.asked.narrow
+
+    def is_enough(self, ending: bool) -> bool:
+        """Whether the service is to answer what stands, now: it asks for the wrong thing, or nothing is wanted."""
+        wrong = self.asked is not None and self.asked.stands and not self._stopping and (ending or bool(self._misfits))
+        self._stopping = self._stopping or wrong
+        return wrong
 
     def did_not_fit(self, needs: set[Need]) -> None:
         """Though something is free."""
@@ -115,7 +122,7 @@ class Asker:
         else:
             found = self._ordinary(nodes, held, now)
         if found is not None:
-            self.asked, self.asked_at, self._more_room = found, now, False
+            self.asked, self.asked_at, self._more_room, self._stopping = found, now, False, False
         return found
 
     @property
@@ -147,7 +154,7 @@ class Asker:
             in_advance = (wanted - min(wanted, free)) * usual.nodes * usual.occupancy / WHOLE
             found = Acquire(wanted, max_aggregate_nodes=vacant.aggregate + in_advance)
             if not self._misfits:
-                return found
+                return found if self._is_wide or wanted == 1 else replace(found, stands=True)
             vacant = vacant.or_for(usual) if in_advance else vacant
         elif vacant.nodes:  # there is no room for another job like the last one, but perhaps for smaller ones
             found = Acquire(1, max_aggregate_nodes=vacant.aggregate)

@@ -20,6 +20,8 @@ class Arrived:
     """The acquire that was asked for is answered, with jobs or without."""
 
     jobs: tuple[LeasedJob, ...]
+    more: bool = False  #: may come in answer to it
+    again: bool = False  #: some of the jobs may have come before
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ class Acquire:
     max_wall_time_min: int | None = None
     max_aggregate_nodes: float | None = None
     claims: bool = False  #: room is made for what comes; if nothing comes, the answer comes at once
+    stands: bool = False  #: the jobs may come little by little
     min_nodes: int = 1
     min_wait_sec: float = 0
     wait: float = math.inf  #: at most so many seconds for the answer
@@ -123,7 +126,7 @@ class Acquire:
     def request(self, room: Room, sort_by: SortBy, timeout: float) -> AcquireRequest:
         """Of a launcher with that room, which waits for an answer for so many seconds."""
         fields = room.model_dump() | asdict(self)
-        for ours in ("claims", "narrow", "wait"):
+        for ours in ("claims", "stands", "narrow", "wait"):
             del fields[ours]
         if self.narrow:
             fields["max_gpus_per_node"] = min(room.max_gpus_per_node, self.max_gpus_per_node)
@@ -141,6 +144,11 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class StopAsking:
+    """The service is to answer the Acquire that waits."""
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
     """All is done; `lost` if the session was over before."""
 
@@ -148,4 +156,4 @@ class Exit:
     lost: bool
 
 
-Action = Start | Kill | Acquire | Send | Exit
+Action = Start | Kill | Acquire | StopAsking | Send | Exit

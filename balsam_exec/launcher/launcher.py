@@ -18,7 +18,7 @@ from typing import Protocol
 from balsam_exec.hooks.pool import HookPool
 from balsam_exec.launcher import preambles
 from balsam_exec.launcher.commands import CommandRunner, cannot_start
-from balsam_exec.launcher.events import Acquire, Action, Drain, Ended, Event, Exit, Kill, Send, Start
+from balsam_exec.launcher.events import Acquire, Action, Drain, Ended, Event, Exit, Kill, Send, Start, StopAsking
 from balsam_exec.launcher.link import LauncherService, Link
 from balsam_exec.launcher.pilot import Pilot, Terms
 from balsam_exec.launcher.placement import Placement, Share, cpus_of_ranks, is_bound
@@ -135,7 +135,10 @@ class Launcher:
                 self._link.report(reports, widen)
             case Acquire():
                 timeout = min(_POLL, self._session.ttl_sec / 2)
-                self._link.acquire(action.request(self._mission.room, self._mission.sort_by, timeout))
+                request = action.request(self._mission.room, self._mission.sort_by, timeout)
+                self._link.acquire(request, stands=action.stands)
+            case StopAsking():
+                self._link.stop_asking()
 
     def _start(self, start: Start) -> None:
         job = start.job

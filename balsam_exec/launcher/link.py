@@ -10,6 +10,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -62,6 +63,7 @@ class _Call(NamedTuple):
 
     request: AcquireRequest
     key: str
+    again: bool = False  #: it may have been answered in part
 
 
 class Link:
@@ -78,25 +80,33 @@ class Link:
         self._stopped = threading.Event()
         self._lane = self._watched(service.lane())
         self._requests: SimpleQueue[_Call] = SimpleQueue()
-        self._unknown: SimpleQueue[list[LeasedJob]] = SimpleQueue()
+        self._unknown: SimpleQueue[Arrived] = SimpleQueue()
         self._batches: SimpleQueue[tuple[Sequence[Report], bool]] = SimpleQueue()
         for work in (self._acquire, self._report, self._learn, self._keep_alive):
             threading.Thread(target=self._guarded, args=(work,), name=work.__name__, daemon=True).start()
 
-    def acquire(self, request: AcquireRequest) -> None:
-        """Answered by Arrived, or by Lost."""
+    def acquire(self, request: AcquireRequest, *, stands: bool = False) -> None:
+        """Answered by Arrived, or by Lost; what `stands`, little by little by several."""
         call = _Call(request, uuid.uuid4().hex)
 
-        def arrived(answer: Acquired | BalsamError) -> None:
+        def arrived(answer: Acquired | BalsamError | None) -> None:
             if isinstance(answer, BalsamError):
-                self._by_thread(self._requests, call)
-            elif any(job.app_digest not in self.apps for job in answer.jobs):
-                self._unknown.put(answer.jobs)
+                self._by_thread(self._requests, call._replace(again=stands))
+                return
+            event = Arrived(tuple(answer.jobs) if answer else (), more=stands and answer is not None)
+            if all(job.app_digest in self.apps for job in event.jobs):
+                self._reactor.emit(event)
             else:
-                self._reactor.emit(Arrived(tuple(answer.jobs)))
+                self._unknown.put(event)
 
-        if self._lane is None or not self._lane.acquire(self._session.id, *call, arrived):
+        lane, asked = self._lane, (self._session.id, request, call.key, arrived)
+        if lane is None or not (lane.keep_acquiring(*asked) if stands else lane.acquire(*asked)):
             self._requests.put(call)
+
+    def stop_asking(self) -> None:
+        """Have the service answer what stands."""
+        if self._lane is not None:
+            self._lane.report(self._session.id, [], True, lambda _: None)
 
     def report(self, reports: Sequence[Report], widen: bool = False) -> None:
         """Answered by Delivered, Stale or Refused, or by Lost. With `widen` an acquire that waits is answered, too."""
@@ -148,19 +158,22 @@ class Link:
             self._post(Lost("a defect of the launcher"))
 
     def _acquire(self) -> None:
-        call = self._requests.get()
-        self._arrived(self._persist(lambda: self._service.acquire(self._session.id, *call)))
+        request, key, again = self._requests.get()
+        jobs = self._persist(lambda: self._service.acquire(self._session.id, request, key))
+        self._arrived(Arrived(tuple(jobs), again=again))
 
     def _learn(self) -> None:
         self._arrived(self._unknown.get())
 
-    def _arrived(self, jobs: list[LeasedJob]) -> None:
+    def _arrived(self, event: Arrived) -> None:
         """Post the jobs, when their apps are known."""
+        jobs = event.jobs
         unknown = {job.app_digest: job.app_id for job in jobs if job.app_digest not in self.apps}
         newer = {digest: self._fetch_app(app_id) or digest for digest, app_id in unknown.items()}
         if any(digest != found for digest, found in newer.items()):
-            jobs = [job.model_copy(update={"app_digest": newer.get(job.app_digest, job.app_digest)}) for job in jobs]
-        self._post(Arrived(tuple(jobs)))
+            found = (job.model_copy(update={"app_digest": newer.get(job.app_digest, job.app_digest)}) for job in jobs)
+            event = replace(event, jobs=tuple(found))
+        self._post(event)
 
     def _fetch_app(self, app_id: int) -> str | None:
         """The digest of the app as it is now, maybe newer than its jobs say; None: deleted, as its jobs will say."""

@@ -37,6 +37,10 @@ class Outbox:
         """Reports that the service has not confirmed."""
         return len(self._waiting) + len(self._under_way)
 
+    def has(self, lease: Lease) -> bool:
+        """Whether a report of this lease is not confirmed."""
+        return any(lease_of(report) == lease for report in (*self._waiting, *self._under_way))
+
     @property
     def due(self) -> float:
         """When `take` will have something to give at the latest, infinity if nothing waits or a batch is under way."""

@@ -31,6 +31,7 @@ from balsam_exec.launcher.events import (
     Send,
     Stale,
     Start,
+    StopAsking,
 )
 from balsam_exec.launcher.outbox import Lease, Outbox
 from balsam_exec.launcher.placement import Need, Node, Placement, is_any_free, obstacle, occupy, place, vacate
@@ -146,6 +147,8 @@ class Pilot:
         self._end_overdue(now, actions)
         self._start_jobs(now, actions)
         self._give_back(now)
+        if self._asker.is_enough(bool(self._ending)):
+            actions.append(StopAsking())
         self._ask_for_jobs(now, actions)
         self._send(now, actions)
         self._exit_when_done(actions)
@@ -159,8 +162,8 @@ class Pilot:
                 self._end(job_id, outcome, unasked, now)
             case Delivered():
                 self._outbox.delivered()
-            case Arrived(jobs):
-                self._arrive(jobs, now)
+            case Arrived(jobs, more, again):
+                self._arrive([job for job in jobs if not (again and self._is_known(job))], now, more)
             case Alive(kill):
                 self._lease_until = now + self._terms.ttl
                 self._kill(kill, now, actions)
@@ -176,8 +179,15 @@ class Pilot:
             case Lost(reason):
                 self._lose(reason, now)
 
-    def _arrive(self, jobs: tuple[LeasedJob, ...], now: float) -> None:
-        claimed = self._asker.answered()
+    def _is_known(self, job: LeasedJob) -> bool:
+        """Whether this lease of the job has come to us before, and the service may not have heard of its end."""
+        ours = [self._backlog.get(job.id), self._running.get(job.id)]
+        if any(each is not None and each.job.epoch == job.epoch for each in ours):
+            return True
+        return (job.id, job.epoch) in self._verdicts or self._outbox.has((job.id, job.epoch))
+
+    def _arrive(self, jobs: Sequence[LeasedJob], now: float, more: bool) -> None:
+        claimed = not more and self._asker.answered()
         for job in jobs:
             if self._ending:
                 self._report(job, None, now)

@@ -86,13 +86,21 @@ class _Gathering:
         self._transport = transport
         self._loop = loop
         self._waiting: list[bytes] = []
+        self._gathers = True
         self._pausing = False
         self._paused = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._gathers = False
+        self._transport.set_protocol(protocol)
+
     def write(self, data: bytes) -> None:
+        if not self._gathers and not self._waiting:
+            self._transport.write(data)
+            return
         if not self._waiting:
             self._loop.call_soon(self._flush)
         self._waiting.append(data)

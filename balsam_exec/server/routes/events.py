@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from fastapi import APIRouter, Request, Response
 
 from balsam_exec.model.base import Page
 from balsam_exec.model.events import EventRecord, Feed
 from balsam_exec.model.queries import EventQuery, FeedQuery, Query
 from balsam_exec.server.auth import User
-from balsam_exec.server.routes.http import QueryString, answer, described, runtime
+from balsam_exec.server.routes.http import QueryString, answer, described, empty, runtime
 from balsam_exec.server.routes.waiting import until_found
 from balsam_exec.server.service import feed
 from balsam_exec.server.service.unit import topics_of
@@ -31,30 +33,54 @@ async def read_feed(request: Request, user: User) -> Response:
 
     None is skipped and none is told twice to who goes on with the cursor of the last answer.
     """
-    query = FEED.read(request)
-    app = runtime(request)
-    hub = app.hub
-    cursor = None if query.cursor is None else feed.Cursor.parse(query.cursor)
-    topics = topics_of(user, query)
+    reader = _Reader(request, user)
+    return reader.answer(await reader.next())
 
-    async def attempt() -> feed.Told:
-        nonlocal cursor
-        generation = hub.generation
-        told = await app.read_brief(feed.read_feed, user, cursor and cursor.event_id, query, app.max_entity)
-        # What the filter left out is not looked at again.
-        cursor = feed.Cursor(told.event_id, hub.name, generation) if told.complete else feed.Cursor(told.event_id)
-        return told
 
-    if cursor is None:
-        told = await attempt()
-    else:
-        nothing_new = query.timeout and cursor.hub == hub.name and hub.quiet_since(cursor.generation, topics)
-        told = await until_found(
+async def follow_feed(request: Request, user: int) -> AsyncIterator[Response]:
+    """What `read_feed` answers to who asks again and again, each as it comes; 204 when the service ends."""
+    reader = _Reader(request, user)
+    while not reader.hub.closed:
+        if (told := await reader.next()).events:
+            yield reader.answer(told)
+    yield empty()
+
+
+class _Reader:
+    """Goes through the feed as a request asks for it."""
+
+    def __init__(self, request: Request, user: int) -> None:
+        self._user = user
+        self._query = FEED.read(request)
+        self._app = runtime(request)
+        self.hub = self._app.hub
+        self._cursor = None if self._query.cursor is None else feed.Cursor.parse(self._query.cursor)
+        self._topics = topics_of(user, self._query)
+
+    async def next(self) -> feed.Told:
+        """What there is after the cursor, or comes within the timeout; without a cursor the end of the feed."""
+        hub, cursor = self.hub, self._cursor
+        if cursor is None:
+            return await self._attempt()
+        nothing_new = (
+            self._query.timeout and cursor.hub == hub.name and hub.quiet_since(cursor.generation, self._topics)
+        )
+        return await until_found(
             hub,
-            query.timeout,
-            attempt,
+            self._query.timeout,
+            self._attempt,
             found=lambda told: bool(told.events),
-            topics=lambda _: topics,
+            topics=lambda _: self._topics,
             known=feed.Told(cursor.event_id, [], True) if nothing_new else None,
         )
-    return answer({"cursor": str(cursor), "events": told.events})
+
+    async def _attempt(self) -> feed.Told:
+        generation, after = self.hub.generation, self._cursor and self._cursor.event_id
+        told = await self._app.read_brief(feed.read_feed, self._user, after, self._query, self._app.max_entity)
+        # What the filter left out is not looked at again.
+        place = (told.event_id, self.hub.name, generation) if told.complete else (told.event_id,)
+        self._cursor = feed.Cursor(*place)
+        return told
+
+    def answer(self, told: feed.Told) -> Response:
+        return answer({"cursor": str(self._cursor), "events": told.events})

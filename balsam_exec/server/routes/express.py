@@ -8,7 +8,7 @@ the usual way, and is served or refused there.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import Request, Response
@@ -20,6 +20,8 @@ from balsam_exec.server.routes.http import MAX_KEY
 Endpoint = Callable[..., Awaitable[Response]]
 #: What serves a request.
 Serve = Callable[[Request], Awaitable[Response]]
+#: What serves a standing request: answers of status 200, and one of another at its end.
+ServeOn = Callable[[Request], AsyncIterator[Response]]
 
 _SESSION = re.compile(r"/sessions/([1-9][0-9]{0,17})/(acquire|report)")
 
@@ -40,6 +42,30 @@ def find(scope: Mapping[str, Any]) -> Serve | None:
     return None
 
 
+def find_standing(scope: Mapping[str, Any]) -> ServeOn | None:
+    """What serves a standing request, if it can be one."""
+    match scope["method"], scope["path"]:
+        case "GET", "/events/feed":
+            return _standing(lambda request, user: events.follow_feed(request, user))
+        case "POST", path if (session := _SESSION.fullmatch(path)) and session[2] == "acquire":
+            key = _keys(scope)[0].decode() if _keys(scope) else None
+            return _standing(lambda request, user: sessions.keep_acquiring(request, int(session[1]), user, key))
+    return None
+
+
+def _standing(endpoint: Callable[[Request, int], AsyncIterator[Response]]) -> ServeOn:
+    async def serve(request: Request) -> AsyncIterator[Response]:
+        async for response in endpoint(request, await user_of(request)):
+            await user_of(request)  # who may not ask any more hears nothing more
+            yield response
+
+    return serve
+
+
+def _keys(scope: Mapping[str, Any]) -> list[bytes]:
+    return [value for name, value in scope["headers"] if name == b"idempotency-key"]
+
+
 def _plain(endpoint: Endpoint, *ids: int) -> Serve:
     async def serve(request: Request) -> Response:
         return await endpoint(request, *ids, user=await user_of(request))
@@ -48,7 +74,7 @@ def _plain(endpoint: Endpoint, *ids: int) -> Serve:
 
 
 def _with_key(scope: Mapping[str, Any], endpoint: Endpoint, *ids: int) -> Serve | None:
-    keys = [value for name, value in scope["headers"] if name == b"idempotency-key"]
+    keys = _keys(scope)
     if len(keys) > 1 or not all(0 < len(key) <= MAX_KEY for key in keys):
         return None
     key = keys[0].decode("latin-1") if keys else None

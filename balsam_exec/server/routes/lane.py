@@ -3,13 +3,16 @@
 A frame is a line and a body. The line of a request is `NUMBER METHOD TARGET [KEY]`, with the Idempotency-Key, that of
 its answer `NUMBER STATUS`; the number is the client's. Requests of a lane run side by side, and are answered as they
 are done. What has no answer when the connection ends may have been done or not, as with HTTP.
+
+The feed and acquires may also be standing requests, with a `+` before the number: they are answered again and again,
+as something comes up, until an answer has another status than 200.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -29,7 +32,7 @@ MOST = 64
 Respond = Callable[[express.Serve, Request], Awaitable[Response]]
 
 _PROTOCOL_ERROR = 1002
-_HEAD = re.compile(rb"([0-9]{1,18}) ([A-Z]{1,10}) (/[!-~]*)(?: ([!-~]{1,%d}))?" % MAX_KEY)
+_HEAD = re.compile(rb"(\+?)([0-9]{1,18}) ([A-Z]{1,10}) (/[!-~]*)(?: ([!-~]{1,%d}))?" % MAX_KEY)
 
 
 async def serve(scope: Scope, receive: Receive, send: Send, respond: Respond) -> None:
@@ -84,7 +87,7 @@ class _Lane:
             await self._say({"type": "websocket.close", "code": _PROTOCOL_ERROR})
             self.close()
             return
-        number, method, target, key = head.groups()
+        standing, number, method, target, key = head.groups()
         path, _, query = target.partition(b"?")
         asked = {
             "method": method.decode(),
@@ -93,7 +96,18 @@ class _Lane:
             "headers": [(b"idempotency-key", key)] if key else [],
         }
         request = self.request(asked, body)
-        response = await self._respond(express.find(request.scope) or _no_such, request)
+        if not standing:
+            response = await self._respond(express.find(request.scope) or _no_such, request)
+            await self._say_answer(number, response)
+            return
+        answers = (express.find_standing(request.scope) or _none_stands)(request)
+        while True:
+            response = await self._respond(lambda _: anext(answers), request)
+            await self._say_answer(number, response)
+            if response.status_code != 200:
+                return
+
+    async def _say_answer(self, number: bytes, response: Response) -> None:
         answer = b"%b %d\n%b" % (number, response.status_code, bytes(response.body))
         await self._say({"type": "websocket.send", "bytes": answer})
 
@@ -120,3 +134,7 @@ class _FrameRequest(Request):
 
 async def _no_such(request: Request) -> Response:
     raise InvalidRequest(f"{request.method} {request.scope['path']} is not for the lane: send it over HTTP")
+
+
+async def _none_stands(request: Request) -> AsyncIterator[Response]:
+    yield await _no_such(request)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -82,29 +84,61 @@ async def acquire(request: Request, session_id: PathId, user: User, key: Key = N
 
     With an `Idempotency-Key` a request whose answer was lost can be repeated, and gives the same jobs.
     """
-    wanted = await ACQUIRE.read(request)
-    app = runtime(request)
-    drained = request.app.state.drained
-    asked = leases.Asked.by(user, wanted, key)
-    begin, room = app.hub.generation, room_of(session_id)
-
-    async def attempt() -> leases.Lease:
-        generation = app.hub.generation
-        lease = await app.write_brief(leases.acquire, user, session_id, wanted, key)
-        drained.note(session_id, asked, generation, lease)
-        return lease
-
-    lease = await until_found(
-        app.hub,
-        wanted.timeout,
-        attempt,
-        found=lambda lease: bool(lease.jobs) or not app.hub.quiet_since(begin, [room]),
-        topics=lambda lease: [work_at(lease.site_id), room],
-        at_least_every=lambda lease: lease.ttl_sec / 3,
-        request=request,
-        known=drained.known(session_id, asked) if wanted.timeout else None,
-    )
+    lease = await _Taker(request, session_id, user, key).take(await ACQUIRE.read(request))
     return answer({"jobs": lease.jobs})
+
+
+async def keep_acquiring(request: Request, session_id: int, user: int, key: str | None) -> AsyncIterator[Response]:
+    """What is asked for little by little, as it comes up; 204 when all is given, or it waits no longer.
+
+    The key gives all of it again, as far as the session still holds it.
+    """
+    taker = _Taker(request, session_id, user, key)
+    wanted: AcquireRequest | None = await ACQUIRE.read(request)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + (wanted.timeout if wanted else 0)
+    given: list[int] = []
+    while wanted is not None and (lease := await taker.take(wanted, given)).jobs:
+        yield answer({"jobs": lease.jobs})
+        given += (job["id"] for job in lease.jobs)
+        wanted = leases.rest_of(wanted, lease.jobs, max(0.0, deadline - loop.time()))
+    yield empty()
+
+
+class _Taker:
+    """Takes jobs for a session as one call of acquire."""
+
+    def __init__(self, request: Request, session_id: int, user: int, key: str | None) -> None:
+        self._request = request
+        self._app = runtime(request)
+        self._drained: leases.Drained = request.app.state.drained
+        self._session_id = session_id
+        self._user = user
+        self._key = key
+        self._room = room_of(session_id)
+        self._begin = self._app.hub.generation
+
+    async def take(self, wanted: AcquireRequest, given: Collection[int] = ()) -> leases.Lease:
+        """Waits for something to take, or until there is more room for it; `given` are jobs that it took before."""
+        hub = self._app.hub
+        asked = leases.Asked.by(self._user, wanted, self._key)
+
+        async def attempt() -> leases.Lease:
+            generation = hub.generation
+            lease = await self._app.write_brief(leases.acquire, self._user, self._session_id, wanted, self._key, given)
+            self._drained.note(self._session_id, asked, generation, lease)
+            return lease
+
+        return await until_found(
+            hub,
+            wanted.timeout,
+            attempt,
+            found=lambda lease: bool(lease.jobs) or not hub.quiet_since(self._begin, [self._room]),
+            topics=lambda lease: [work_at(lease.site_id), self._room],
+            at_least_every=lambda lease: lease.ttl_sec / 3,
+            request=self._request,
+            known=self._drained.known(self._session_id, asked, goes_on=bool(given)) if wanted.timeout else None,
+        )
 
 
 @router.post("/{session_id}/report", **described(None, 204, REPORT))

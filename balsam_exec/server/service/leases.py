@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Self
 
@@ -21,6 +21,8 @@ from balsam_exec.server.store.types import micros
 
 #: Bytes of arguments in one answer.
 BUDGET = 32 * 1024 * 1024
+#: So much of a node is nothing.
+_NOTHING = 1e-9
 #: Sessions of which is remembered that there was nothing more for them.
 _SESSIONS = 1000
 
@@ -80,12 +82,13 @@ class Drained:
             if len(self._found) > _SESSIONS:
                 del self._found[next(iter(self._found))]
 
-    def known(self, session_id: int, asked: Asked) -> Lease | None:
-        """The answer to an acquire that would find nothing; not to a call that is repeated, its answer was lost."""
+    def known(self, session_id: int, asked: Asked, *, goes_on: bool = False) -> Lease | None:
+        """The answer to an acquire that would find nothing; not to a call that is repeated, its answer was lost,
+        unless it just goes on."""
         if session_id not in self._found:
             return None
         before, generation, lease = self._found[session_id]
-        if before[:2] != asked[:2] or before.key == asked.key:
+        if before[:2] != asked[:2] or (before.key == asked.key and not goes_on):
             return None
         return lease if self._hub.quiet_since(generation, [work_at(lease.site_id)]) else None
 
@@ -135,20 +138,38 @@ def session_record(row: Any) -> dict[str, Any]:
     }
 
 
-def acquire(unit: Unit, owner_id: int, session_id: int, request: AcquireRequest, key: str | None = None) -> Lease:
-    """Lease what fits the request. With the key of the last call that gave something, the same is given again."""
+def acquire(
+    unit: Unit,
+    owner_id: int,
+    session_id: int,
+    request: AcquireRequest,
+    key: str | None = None,
+    given: Collection[int] = (),
+) -> Lease:
+    """Lease what fits the request. With the key of the last call that gave something, the same is given again; a call
+    that has `given` these jobs before goes on instead."""
     session = _living(unit, owner_id, session_id)
-    if key is not None and session.acquire_key == key:
+    if key is not None and session.acquire_key == key and not given:
         ids, drained = session.acquired_ids or [], False
     else:
         bounds = store.Bounds(unit.now, BUDGET, unit.max_entity)
         ids, drained = store.lease(unit.connection, session.site_id, session_id, request, bounds)
         if ids and key is not None:
-            store.remember(unit.connection, session_id, key, ids)
+            store.remember(unit.connection, session_id, key, [*given, *ids])
     jobs = store.leased(unit.connection, session_id, ids) if ids else []
     for job in jobs:
         job["restarted"] = job.pop("state") == JobState.RESTART_READY
     return Lease(jobs, session.site_id, session.ttl / 1_000_000, drained)
+
+
+def rest_of(request: AcquireRequest, given: Sequence[Mapping[str, Any]], timeout: float) -> AcquireRequest | None:
+    """What is left to give when these jobs are given, within a new timeout; None if it is nothing."""
+    nodes = request.max_aggregate_nodes
+    if nodes is not None:
+        nodes -= sum(job["num_nodes"] / job["node_packing_count"] for job in given)
+    rest = {"max_jobs": request.max_jobs - len(given), "max_aggregate_nodes": nodes, "timeout": timeout}
+    nothing = rest["max_jobs"] == 0 or (nodes is not None and nodes <= _NOTHING)
+    return None if nothing else request.model_copy(update=rest)
 
 
 def report(unit: Unit, owner_id: int, session_id: int, reports: Sequence[Report], widen: bool = False) -> None:
