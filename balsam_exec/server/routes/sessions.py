@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -91,22 +91,20 @@ async def acquire(request: Request, session_id: PathId, user: User, key: Key = N
 async def keep_acquiring(request: Request, session_id: int, user: int, key: str | None) -> AsyncIterator[Response]:
     """What is asked for little by little, as it comes up; 204 when all is given, or it waits no longer.
 
-    The key gives all of it again, as far as the session still holds it.
+    With its key a usual acquire gives all that the session holds: what came here, and what was lost.
     """
     taker = _Taker(request, session_id, user, key)
     wanted: AcquireRequest | None = await ACQUIRE.read(request)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + (wanted.timeout if wanted else 0)
-    given: list[int] = []
-    while wanted is not None and (lease := await taker.take(wanted, given)).jobs:
+    while wanted is not None and (lease := await taker.take(wanted, stands=True)).jobs:
         yield answer({"jobs": lease.jobs})
-        given += (job["id"] for job in lease.jobs)
         wanted = leases.rest_of(wanted, lease.jobs, max(0.0, deadline - loop.time()))
     yield empty()
 
 
 class _Taker:
-    """Takes jobs for a session as one call of acquire."""
+    """Takes jobs for a session as one call of acquire, several times if it stands."""
 
     def __init__(self, request: Request, session_id: int, user: int, key: str | None) -> None:
         self._request = request
@@ -117,28 +115,45 @@ class _Taker:
         self._key = key
         self._room = room_of(session_id)
         self._begin = self._app.hub.generation
+        self._goes_on = False
 
-    async def take(self, wanted: AcquireRequest, given: Collection[int] = ()) -> leases.Lease:
-        """Waits for something to take, or until there is more room for it; `given` are jobs that it took before."""
-        hub = self._app.hub
+    async def take(self, wanted: AcquireRequest, *, stands: bool = False) -> leases.Lease:
+        """Waits for something to take, or until there is more room for it."""
+        hub, goes_on = self._app.hub, self._goes_on
         asked = leases.Asked.by(self._user, wanted, self._key)
+        place = self._app.handover.place(
+            lambda unit: leases.acquire(
+                unit, self._user, self._session_id, wanted, self._key, stands=stands, goes_on=goes_on
+            )
+        )
 
         async def attempt() -> leases.Lease:
             generation = hub.generation
-            lease = await self._app.write_brief(leases.acquire, self._user, self._session_id, wanted, self._key, given)
+            lease, generation = place.fetch() or (await self._app.write_brief(place.take), generation)
             self._drained.note(self._session_id, asked, generation, lease)
+            place.wait_for(work_at(lease.site_id))
             return lease
 
-        return await until_found(
-            hub,
-            wanted.timeout,
-            attempt,
-            found=lambda lease: bool(lease.jobs) or not hub.quiet_since(self._begin, [self._room]),
-            topics=lambda lease: [work_at(lease.site_id), self._room],
-            at_least_every=lambda lease: lease.ttl_sec / 3,
-            request=self._request,
-            known=self._drained.known(self._session_id, asked, goes_on=bool(given)) if wanted.timeout else None,
-        )
+        known = self._drained.known(self._session_id, asked, goes_on=goes_on) if wanted.timeout else None
+        if known is not None:
+            place.wait_for(work_at(known.site_id))
+        try:
+            lease = await until_found(
+                hub,
+                wanted.timeout,
+                attempt,
+                found=lambda lease: bool(lease.jobs) or not hub.quiet_since(self._begin, [self._room]),
+                topics=lambda lease: [work_at(lease.site_id), self._room],
+                at_least_every=lambda lease: lease.ttl_sec / 3,
+                request=self._request,
+                known=known,
+            )
+        finally:
+            place.leave()
+        if late := place.fetch():
+            lease = late.lease
+        self._goes_on = bool(lease.jobs)
+        return lease
 
 
 @router.post("/{session_id}/report", **described(None, 204, REPORT))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Self
 
@@ -144,18 +144,22 @@ def acquire(
     session_id: int,
     request: AcquireRequest,
     key: str | None = None,
-    given: Collection[int] = (),
+    *,
+    stands: bool = False,
+    goes_on: bool = False,
 ) -> Lease:
-    """Lease what fits the request. With the key of the last call that gave something, the same is given again; a call
-    that has `given` these jobs before goes on instead."""
+    """Lease what fits the request. With the key of the last call that gave something, the same is given again.
+
+    A call that `stands` gives several times, and then `goes_on`; again it gives all that the session holds.
+    """
     session = _living(unit, owner_id, session_id)
-    if key is not None and session.acquire_key == key and not given:
-        ids, drained = session.acquired_ids or [], False
+    if key is not None and session.acquire_key == key and not goes_on:
+        ids, drained = store.acquired(unit.connection, session_id), False
     else:
         bounds = store.Bounds(unit.now, BUDGET, unit.max_entity)
         ids, drained = store.lease(unit.connection, session.site_id, session_id, request, bounds)
-        if ids and key is not None:
-            store.remember(unit.connection, session_id, key, [*given, *ids])
+        if ids and key is not None and session.acquire_key != key:
+            store.remember(unit.connection, session_id, key, None if stands else ids)
     jobs = store.leased(unit.connection, session_id, ids) if ids else []
     for job in jobs:
         job["restarted"] = job.pop("state") == JobState.RESTART_READY

@@ -9,6 +9,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from balsam_exec.model.base import MAX_ENTITY
 from balsam_exec.server.hub import Hub
+from balsam_exec.server.service.handover import Given, Handover, Place
+from balsam_exec.server.service.leases import Lease
 from balsam_exec.server.service.unit import Unit
 from balsam_exec.server.store.database import Connection, Database
 from balsam_exec.server.store.dialect import notify
@@ -30,6 +32,7 @@ class Runtime:
     ) -> None:
         self.database = database
         self.hub = hub
+        self.handover = Handover()
         self.clock = clock
         self.max_entity = max_entity  #: the largest serialized entity, in bytes
         #: Names this process to the others, so that it does not wake itself twice.
@@ -58,14 +61,17 @@ class Runtime:
     def write_now(self, use_case: Callable[Concatenate[Unit, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """The use case in a transaction of this thread. Who waits for its topics is woken after the commit."""
 
-        def work(connection: Connection) -> tuple[T, Iterable[str]]:
+        def work(connection: Connection) -> tuple[T, Iterable[str], list[tuple[Place, Lease]]]:
             unit = Unit(connection, self.clock(), self.max_entity)
             result = use_case(unit, *args, **kwargs)
+            leases = self.handover.lease(unit) if self.database.is_inline else []
             unit.flush()
             if unit.topics:
                 notify(connection, self.sender, unit.topics)
-            return result, unit.topics
+            return result, unit.topics, leases
 
-        result, topics = self.database.transaction(work)
+        result, topics, leases = self.database.transaction(work)
         self.hub.publish(topics)
+        for place, lease in leases:
+            place.given = Given(lease, self.hub.generation)
         return result

@@ -44,6 +44,11 @@ class Database:
         self._writing = 0  #: how many transactions the writer has to do
         self._writers = ThreadPoolExecutor(1, thread_name_prefix="writer") if self.kind == "sqlite" else self._readers
 
+    @property
+    def is_inline(self) -> bool:
+        """Whether this is the thread of the event loop, which does what is brief itself."""
+        return threading.get_ident() == self._loop_thread
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection to read with: one snapshot on SQLite, one for each statement on PostgreSQL."""
@@ -54,7 +59,7 @@ class Database:
     def _connection(self, engine: Engine) -> Iterator[Connection]:
         """One from the pool; inline always the same: to take it from there and give it back costs as much as a
         transaction does."""
-        if threading.get_ident() != self._loop_thread:
+        if not self.is_inline:
             with engine.connect() as connection:
                 yield connection
             return

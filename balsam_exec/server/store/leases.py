@@ -39,8 +39,10 @@ _TOUCH = Prepared(
         sessions.c.expires > bindparam("now"),
     )
     .values(expires=bindparam("now") + sessions.c.ttl)
-    .returning(*sessions.c)
+    .returning(*(sessions.c[name] for name in ("id", "site_id", "batch_job_id", "ttl", "expires", "acquire_key")))
 )
+_ACQUIRED = select(sessions.c.acquired_ids).where(sessions.c.id == bindparam("session"))
+_HELD = select(jobs.c.id).where(jobs.c.session_id == bindparam("session")).order_by(jobs.c.id)
 _REMEMBER = Prepared(
     update(sessions)
     .where(sessions.c.id == bindparam("session"))
@@ -235,9 +237,15 @@ def to_kill(connection: Connection, session_id: int) -> dict[int, int]:
     return dict(_TO_KILL.rows(connection, {"session": session_id}))
 
 
-def remember(connection: Connection, session_id: int, key: str, ids: Sequence[int]) -> None:
-    """The last acquire of the session, for when it is repeated."""
-    _REMEMBER.run(connection, {"session": session_id, "key": key, "ids": list(ids)})
+def remember(connection: Connection, session_id: int, key: str, ids: Sequence[int] | None) -> None:
+    """The last acquire of the session, for when it is repeated; without ids it is whatever the session holds then."""
+    _REMEMBER.run(connection, {"session": session_id, "key": key, "ids": None if ids is None else list(ids)})
+
+
+def acquired(connection: Connection, session_id: int) -> list[int]:
+    """What the last acquire gave."""
+    ids: list[int] | None = connection.execute(_ACQUIRED, {"session": session_id}).scalar()
+    return list(connection.execute(_HELD, {"session": session_id}).scalars()) if ids is None else ids
 
 
 def insert_session(connection: Connection, owner_id: int, spec: SessionSpec, now: int) -> AnyRow:
