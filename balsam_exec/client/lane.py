@@ -8,7 +8,9 @@ or TLS or at older services, and what was not answered when it ends is asked aga
 from __future__ import annotations
 
 import logging
+import math
 import os
+import select
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -102,6 +104,10 @@ class Lane:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
         self._shake_hands(token)
         connection.settimeout(None)
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._ready = select.poll()
+        for fd in (connection.fileno(), self._bell):
+            self._ready.register(fd, select.POLLIN)
 
     def _shake_hands(self, token: str | None) -> None:
         request = self._protocol.connect()
@@ -147,6 +153,18 @@ class Lane:
         return self._ask("POST", f"/sessions/{session_id}/report", body, None, None, then)
 
     # --- the connection
+
+    def wait(self, timeout: float) -> bool:
+        """Whether there is something to read; it waits so many seconds for that, or until somebody calls `rouse`."""
+        found = [fd for fd, _ in self._ready.poll(None if math.isinf(timeout) else max(0.0, timeout * 1000))]
+        if self._bell in found:
+            os.eventfd_read(self._bell)
+        return self._socket.fileno() in found
+
+    def rouse(self) -> None:
+        with self._lock:
+            if self._open:
+                os.eventfd_write(self._bell, 1)
 
     def read(self) -> bool:
         """Wait for what comes and hand it on; False when the lane has ended and everybody was told so."""
@@ -218,15 +236,17 @@ class Lane:
         number, _, status = head.partition(b" ")
         with self._lock:
             asked = self._asked[number]
-            if not (asked.stands and status == b"200"):
-                del self._asked[number]
         asked.then(asked.answer(int(status), body))
+        if not (asked.stands and status == b"200"):
+            with self._lock:
+                del self._asked[number]
 
     def _end(self) -> None:
         with self._lock:
             self._open = False
             left, self._asked = self._asked, {}
             self._socket.close()
+            os.close(self._bell)
         for asked in left.values():
             asked.then(ServiceUnavailable("the lane to the service has ended"))
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 import uuid
+from collections.abc import Callable
 from itertools import islice
 from typing import Any, Protocol
 
@@ -17,6 +20,8 @@ from balsam_exec.model.states import JobState
 
 #: Seconds after which a lane that ended is opened again.
 REOPEN_SEC = 30.0
+#: Seconds after a thread was lent, in which another one may be.
+_SOON = 0.05
 
 
 class LaneService(JobService, Protocol):
@@ -24,7 +29,8 @@ class LaneService(JobService, Protocol):
 
 
 class DirectEngine(Engine):
-    """Whoever submits sends, over a lane, and the follower reads there what comes of it.
+    """Whoever submits sends, over a lane, and whoever waits reads there what comes of it. While nobody does, it is the
+    follower.
 
     One request to create jobs is under way at a time, and what is submitted meanwhile goes with the next. Without a
     lane it is an Engine like any other; what a lane loses with its end, and what is not for it, is sent that way.
@@ -36,6 +42,10 @@ class DirectEngine(Engine):
         self._lane = service.lane()
         self._tried = time.monotonic()
         self._following = False  #: whether the feed is followed on the lane
+        self._turn = threading.Lock()  #: to read there
+        self._lent = 0  #: the thread that has it, if it was lent
+        self._offered = -math.inf  #: when one was to be lent last
+        self._taken = False  #: whether it was
         try:
             super().__init__(service, *arguments, **options)
         except BaseException:
@@ -76,7 +86,8 @@ class DirectEngine(Engine):
         if self._broken is not None:
             return
         if isinstance(answer, BalsamError):
-            self._send(batch, key)  # it knows what to do about errors
+            # It knows what to do about errors, and may take long to do it.
+            threading.Thread(target=self._run, args=(lambda: self._send(batch, key),), daemon=True).start()
         else:
             for event in self._register(batch, answer):
                 self._apply_event(event)
@@ -110,11 +121,39 @@ class DirectEngine(Engine):
             self._reopen()
         else:
             self._begin_to_follow()
-            self._read(lane)
+            with self._turn:
+                stands_back = time.monotonic() < self._offered + _SOON and (self._taken or not self.outstanding)
+                if not stands_back:
+                    self._read(lane)
+            if stands_back:
+                time.sleep(_SOON)
+
+    def lend_thread(self, is_over: Callable[[], bool], timeout: float | None) -> None:
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        self._offered, self._taken = time.monotonic(), self._turn.acquire(blocking=False)
+        if not self._taken:
+            return
+        self._lent = threading.get_ident()
+        try:
+            while (lane := self._lane) is not None and not is_over() and (left := until - time.monotonic()) > 0:
+                if lane.wait(left):
+                    self._read(lane)
+        finally:
+            self._lent, self._offered = 0, time.monotonic()
+            self._turn.release()
+
+    def rouse(self) -> None:
+        if (lane := self._lane) is not None and self._lent not in (0, threading.get_ident()):
+            lane.rouse()
 
     def _read(self, lane: Lane) -> None:
-        if not lane.read():
-            self._lane, self._following = None, False
+        try:
+            if lane.read():
+                return
+        except BaseException:  # a signal's, perhaps, in who lent his thread
+            lane.close()
+            raise
+        self._lane, self._following = None, False
 
     def _reopen(self) -> None:
         if time.monotonic() > self._tried + REOPEN_SEC:
@@ -140,8 +179,9 @@ class DirectEngine(Engine):
     def _leave_lane(self) -> None:
         """End it and read to its end."""
         self._stop_lane()
-        while self._lane is not None:
-            self._read(self._lane)
+        with self._turn:
+            while self._lane is not None:
+                self._read(self._lane)
 
     def _stop_lane(self) -> None:
         if (lane := self._lane) is not None:

@@ -203,6 +203,12 @@ class Engine:
             self._changed.notify_all()
         return gone
 
+    def lend_thread(self, is_over: Callable[[], bool], timeout: float | None) -> None:
+        """There is nothing to do for it."""
+
+    def rouse(self) -> None:
+        """Nobody has lent a thread."""
+
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until the service has taken or refused all that was submitted; whether it has, within the time."""
         with self._changed:
@@ -332,12 +338,12 @@ class Engine:
         self._tell(self._persist(lambda: self._feed.feed(self._query.model_copy(update={"cursor": self._cursor}))))
 
     def _tell(self, feed: Feed) -> None:
-        self._cursor = feed.cursor
         for event in feed.events:
             if event.kind is Kind.JOB:
                 self._apply_event(event)
             else:
                 self._guard.on_event(event)
+        self._cursor = feed.cursor
 
     def _apply_event(self, event: FeedEvent) -> None:
         with self._changed:

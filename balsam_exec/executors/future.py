@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED, PENDING
 from typing import Any, Protocol
@@ -16,6 +16,12 @@ class Canceller(Protocol):
 
     def cancel(self, futures: Iterable[JobFuture]) -> Sequence[JobFuture]: ...
     def kill(self, futures: Iterable[JobFuture]) -> Sequence[JobFuture]: ...
+
+    def lend_thread(self, is_over: Callable[[], bool], timeout: float | None) -> None:
+        """Of who waits and has nothing else to do, until it is over or something else may have come of it."""
+
+    def rouse(self) -> None:
+        """Who has lent a thread is to look whether it is over."""
 
 
 class JobFuture(Future[Any]):

@@ -85,8 +85,22 @@ class TaskFuture(JobFuture):
 
     def wait_until(self, what: Callable[[], bool], timeout: float | None) -> bool:
         """Wait until this holds or the job is over; woken by the feed. Whether it came to that in time."""
+        until = None if timeout is None else time.monotonic() + timeout
+
+        def is_over() -> bool:
+            return what() or self.over
+
+        self._engine.lend_thread(is_over, timeout)
         with self._condition:
-            return self._condition.wait_for(lambda: what() or self.over, timeout)
+            return self._condition.wait_for(is_over, None if until is None else max(0.0, until - time.monotonic()))
+
+    def set_result(self, result: Any) -> None:
+        super().set_result(result)
+        self._engine.rouse()
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        super().set_exception(exception)
+        self._engine.rouse()
 
     def _see(self, event: FeedEvent) -> None:
         if event.to_state in JobState.__members__:
@@ -100,3 +114,4 @@ class TaskFuture(JobFuture):
             if not self.done():
                 self.story = replace(self.story, state=JobState.USER_KILLED)
         super()._kill()
+        self._engine.rouse()
