@@ -98,6 +98,7 @@ class _Lane:
         request = self.request(asked, body)
         if not standing:
             response = await self._respond(express.find(request.scope) or _no_such, request)
+            await asyncio.sleep(0)  # whom it woke comes first: they wait for it
             await self._say_answer(number, response)
             return
         answers = (express.find_standing(request.scope) or _none_stands)(request)
