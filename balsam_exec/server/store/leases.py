@@ -244,8 +244,8 @@ def remember(connection: Connection, session_id: int, key: str, ids: Sequence[in
 
 def acquired(connection: Connection, session_id: int) -> list[int]:
     """What the last acquire gave."""
-    ids: list[int] | None = connection.execute(_ACQUIRED, {"session": session_id}).scalar()
-    return list(connection.execute(_HELD, {"session": session_id}).scalars()) if ids is None else ids
+    ids: list[int] = connection.execute(_ACQUIRED, {"session": session_id}).scalar_one()
+    return ids or list(connection.execute(_HELD, {"session": session_id}).scalars())
 
 
 def insert_session(connection: Connection, owner_id: int, spec: SessionSpec, now: int) -> AnyRow:

@@ -97,4 +97,4 @@ class IdList(TypeDecorator[list[int]]):
         return dialect.type_descriptor(ARRAY(BigInteger()) if dialect.name == "postgresql" else Text())
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
-        return list(value) if dialect.name == "postgresql" else _encode(list(value))
+        return list(value) if dialect.name == "postgresql" else to_json(list(value)).decode()
