@@ -19,6 +19,8 @@ router = APIRouter(prefix="/events", tags=["events"])
 
 QUERY = QueryString[Query](EventQuery)
 FEED = QueryString(FeedQuery)
+#: Seconds after which who follows the feed looks into it though nothing woke him.
+_A_WHILE = 60.0
 
 
 @router.get("", **described(Page[EventRecord], query=QUERY))
@@ -34,14 +36,14 @@ async def read_feed(request: Request, user: User) -> Response:
     None is skipped and none is told twice to who goes on with the cursor of the last answer.
     """
     reader = _Reader(request, user)
-    return reader.answer(await reader.next())
+    return reader.answer(await reader.next(reader.query.timeout))
 
 
 async def follow_feed(request: Request, user: int) -> AsyncIterator[Response]:
     """What `read_feed` answers to who asks again and again, each as it comes; 204 when the service ends."""
     reader = _Reader(request, user)
     while not reader.hub.closed:
-        if (told := await reader.next()).events:
+        if (told := await reader.next(_A_WHILE)).events:
             yield reader.answer(told)
     yield empty()
 
@@ -51,23 +53,21 @@ class _Reader:
 
     def __init__(self, request: Request, user: int) -> None:
         self._user = user
-        self._query = FEED.read(request)
+        self.query = FEED.read(request)
         self._app = runtime(request)
         self.hub = self._app.hub
-        self._cursor = None if self._query.cursor is None else feed.Cursor.parse(self._query.cursor)
-        self._topics = topics_of(user, self._query)
+        self._cursor = None if self.query.cursor is None else feed.Cursor.parse(self.query.cursor)
+        self._topics = topics_of(user, self.query)
 
-    async def next(self) -> feed.Told:
+    async def next(self, timeout: float) -> feed.Told:
         """What there is after the cursor, or comes within the timeout; without a cursor the end of the feed."""
         hub, cursor = self.hub, self._cursor
         if cursor is None:
             return await self._attempt()
-        nothing_new = (
-            self._query.timeout and cursor.hub == hub.name and hub.quiet_since(cursor.generation, self._topics)
-        )
+        nothing_new = timeout and cursor.hub == hub.name and hub.quiet_since(cursor.generation, self._topics)
         return await until_found(
             hub,
-            self._query.timeout,
+            timeout,
             self._attempt,
             found=lambda told: bool(told.events),
             topics=lambda _: self._topics,
@@ -76,7 +76,7 @@ class _Reader:
 
     async def _attempt(self) -> feed.Told:
         generation, after = self.hub.generation, self._cursor and self._cursor.event_id
-        told = await self._app.read_brief(feed.read_feed, self._user, after, self._query, self._app.max_entity)
+        told = await self._app.read_brief(feed.read_feed, self._user, after, self.query, self._app.max_entity)
         # What the filter left out is not looked at again.
         place = (told.event_id, self.hub.name, generation) if told.complete else (told.event_id,)
         self._cursor = feed.Cursor(*place)
