@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 
 class Subscription:
@@ -19,14 +19,14 @@ class Subscription:
     def set(self) -> None:
         self._event.set()
 
-    async def wait(self, timeout: float) -> bool:
-        """Whether it was woken within `timeout` seconds."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._event.wait()
-        woken = self._event.is_set()
+    async def wait(self, timeout: float) -> None:
+        """Until it is woken, `timeout` seconds at most."""
+        timer = asyncio.get_running_loop().call_later(timeout, self._event.set)
+        try:
+            await self._event.wait()
+        finally:
+            timer.cancel()
         self._event.clear()
-        return woken
 
 
 #: Topics whose last publication is remembered.
