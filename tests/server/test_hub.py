@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -130,3 +131,23 @@ def test_tags_without_a_mark_in_common_have_different_topics() -> None:
     assert len(set(every)) == 62
     assert max(every) < 2**62
     assert tag_marks({"a": "1", "b": "2"}) == tag_marks({"a": "1"}) | tag_marks({"b": "2"})
+
+
+def test_who_publishes_in_the_loop_wakes_at_once_and_others_in_its_next_turn() -> None:
+    async def run() -> None:
+        hub = Hub()
+        hub.start()
+        with hub.subscribe(["a"]) as subscription:
+            hub.publish(["a"])
+            assert hub.generation == 1
+            with pytest.raises(StopIteration):  # it need not wait for its turn
+                subscription.wait(60).send(None)
+            thread = threading.Thread(target=hub.publish, args=(["a"],))
+            thread.start()
+            thread.join()
+            assert hub.generation == 1
+            async with asyncio.timeout(20):
+                await subscription.wait(60)
+            assert hub.generation == 2
+
+    asyncio.run(run())

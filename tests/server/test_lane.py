@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -111,3 +114,195 @@ def test_the_service_ends_though_lanes_are_open(start_service: Start, sqlite_url
         connection.send(f"1 GET /events/feed?timeout=60&cursor={cursor}\n".encode())
         live.stop()
     assert "Traceback" not in live.log
+
+
+# --- requests that stand
+
+
+class Bench:
+    """A site with jobs to make, and a session there."""
+
+    def __init__(self, http: Http) -> None:
+        self.http = http
+        self.site = http.ok("POST", "/sites", {"name": uuid.uuid4().hex})["id"]
+        self.app = http.ok("POST", "/apps", {"site_id": self.site, "name": "true", "command_template": "true"})["id"]
+        self.session = http.ok("POST", "/sessions", {"site_id": self.site})["id"]
+
+    def create(self, count: int = 1, **fields: Any) -> list[int]:
+        specs = [{"app_id": self.app, "workdir": "w", **fields}] * count
+        return [job["id"] for job in self.http.ok("POST", "/jobs", specs)]
+
+    def keep_acquiring(self, connection: ClientConnection, key: str = "key", **wanted: Any) -> None:
+        body = {"max_jobs": 9, "max_nodes": 1, "timeout": 60, **wanted}
+        connection.send(f"+1 POST /sessions/{self.session}/acquire {key}\n".encode() + json.dumps(body).encode())
+
+    def acquire(self, key: str, **wanted: Any) -> list[int]:
+        body = {"max_jobs": 9, "max_nodes": 1, **wanted}
+        found = self.http.ok("POST", f"/sessions/{self.session}/acquire", body, headers={"Idempotency-Key": key})
+        return [job["id"] for job in found["jobs"]]
+
+
+@pytest.fixture
+def bench(http: Http) -> Bench:
+    return Bench(http)
+
+
+def jobs(connection: ClientConnection) -> list[int]:
+    """What the next answer to request 1 gives; it is not the last."""
+    number, status, body = answer(connection)
+    assert (number, status) == (1, 200)
+    return [job["id"] for job in json.loads(body)["jobs"]]
+
+
+@pytest.mark.parametrize("timeout", [0, 30])
+def test_who_follows_the_feed_is_told_all_with_one_request(
+    live: LiveService, http: Http, bench: Bench, timeout: int
+) -> None:
+    cursor = http.ok("GET", "/events/feed")["cursor"]
+    with lane(live) as connection:
+        connection.send(f"+1 GET /events/feed?timeout={timeout}&site_id={bench.site}&cursor={cursor}\n".encode())
+        for _ in range(3):
+            created = bench.create()  # the service has time for this
+            number, status, body = answer(connection)
+            assert (number, status) == (1, 200)
+            told = json.loads(body)
+            assert [event["subject_id"] for event in told["events"]] == created
+            assert http.ok("GET", "/events/feed", query={"cursor": told["cursor"], "site_id": bench.site}) == {
+                "cursor": told["cursor"],
+                "events": [],
+            }
+
+
+def test_who_follows_is_told_that_his_token_is_revoked(live: LiveService, http: Http, bench: Bench) -> None:
+    token = http.ok("POST", "/auth/tokens", {"name": "lane"})
+    cursor = http.ok("GET", "/events/feed")["cursor"]
+    with lane(live, token["token"]) as connection:
+        connection.send(f"+1 GET /events/feed?site_id={bench.site}&cursor={cursor}\n".encode())
+        bench.create()
+        assert answer(connection)[:2] == (1, 200)
+        http.ok("DELETE", f"/auth/tokens/{token['id']}")
+        bench.create()
+        assert answer(connection)[:2] == (1, 401)
+        bench.create()
+        connection.send(b"2 GET /jobs\n")
+        assert answer(connection)[0] == 2  # and nothing more of the first
+
+
+def test_what_stands_ends_with_the_service(start_service: Start, sqlite_url: str) -> None:
+    live = start_service(sqlite_url)
+    bench = Bench(Http(live))
+    with lane(live) as connection:
+        cursor = Http(live).ok("GET", "/events/feed")["cursor"]
+        connection.send(f"+2 GET /events/feed?cursor={cursor}\n".encode())
+        bench.keep_acquiring(connection)
+        assert bench.create()
+        assert {answer(connection)[:2] for _ in "12"} == {(1, 200), (2, 200)}
+        live.stop()
+        with pytest.raises(ConnectionClosed):
+            answer(connection)
+    assert "Traceback" not in live.log
+
+
+def test_a_standing_acquire_gives_little_by_little(live: LiveService, bench: Bench) -> None:
+    before = bench.create(2)
+    with lane(live) as connection:
+        bench.keep_acquiring(connection, max_jobs=5)
+        assert jobs(connection) == before
+        one = bench.create()
+        assert jobs(connection) == one
+        many = bench.create(3)
+        assert jobs(connection) == many[:2]
+        assert answer(connection) == (1, 204, b"")
+        assert bench.acquire("another") == many[2:]
+
+
+def test_a_standing_acquire_gives_no_more_than_has_room(live: LiveService, bench: Bench) -> None:
+    with lane(live) as connection:
+        bench.keep_acquiring(connection, max_aggregate_nodes=1)
+        first = bench.create(node_packing_count=3)
+        assert jobs(connection) == first
+        rest = bench.create(3, node_packing_count=3)
+        assert jobs(connection) == rest[:2]
+        assert answer(connection)[:2] == (1, 204)
+
+
+def test_a_standing_acquire_ends_in_time(live: LiveService, bench: Bench) -> None:
+    with lane(live) as connection:
+        began = time.monotonic()
+        bench.keep_acquiring(connection, timeout=0.5)
+        created = bench.create()
+        assert jobs(connection) == created
+        assert answer(connection)[:2] == (1, 204)
+        assert 0.5 <= time.monotonic() - began < DEADLINE
+
+
+def test_more_room_ends_a_standing_acquire(live: LiveService, http: Http, bench: Bench) -> None:
+    created = bench.create()
+    with lane(live) as connection:
+        bench.keep_acquiring(connection)
+        assert jobs(connection) == created
+        report = f"2 POST /sessions/{bench.session}/report\n".encode()
+        connection.send(report + b'{"reports": [], "widen": true}')
+        assert {answer(connection)[:2] for _ in "12"} == {(1, 204), (2, 204)}
+
+
+def test_a_standing_acquire_that_is_repeated_gives_all_that_is_held(live: LiveService, bench: Bench) -> None:
+    with lane(live) as connection:
+        bench.keep_acquiring(connection, "standing")
+        held = bench.create()
+        assert jobs(connection) == held
+        held += bench.create(2)
+        assert jobs(connection) == held[1:]
+    others = Bench(bench.http)  # somewhere else, so nothing of it
+    others.create()
+    assert bench.acquire("standing") == held
+    more = bench.create(2)
+    assert bench.acquire("once", max_jobs=1) == more[:1]
+    assert bench.acquire("once", max_jobs=1) == more[:1]
+    with lane(live) as connection:
+        bench.keep_acquiring(connection, "later")
+        assert jobs(connection) == more[1:]
+        assert bench.acquire("later") == held + more
+
+
+@pytest.mark.xfail(strict=True, reason="it is given what the session holds, nothing, until its timeout")
+def test_a_standing_acquire_whose_jobs_are_done_gives_others_when_it_is_repeated(
+    live: LiveService, http: Http, bench: Bench
+) -> None:
+    with lane(live) as connection:
+        bench.keep_acquiring(connection)
+        [job] = bench.create()
+        assert jobs(connection) == [job]
+    report = {"job_id": job, "epoch": 1, "timestamp": "2026-01-01T00:00:00Z"}
+    done = [{**report, "state": state} for state in ("RUNNING", "RUN_DONE")]
+    http.ok("POST", f"/sessions/{bench.session}/report", {"reports": done})
+    others = bench.create()
+    assert bench.acquire("key") == others
+
+
+def test_whom_a_request_wakes_is_answered_before_it(start_service: Start, sqlite_url: str) -> None:
+    live = start_service(sqlite_url)
+    bench = Bench(Http(live))
+    body = json.dumps([{"app_id": bench.app, "workdir": "w"}]).encode()
+    with lane(live) as connection:
+        bench.keep_acquiring(connection, max_jobs=20)
+        for number in range(2, 12):
+            connection.send(b"%d POST /jobs\n" % number + body)
+            assert [answer(connection)[:2] for _ in "12"] == [(1, 200), (number, 201)]
+
+
+@pytest.mark.parametrize("target", ["GET /jobs", "POST /jobs", "POST /sessions/7/report", "POST /events/feed"])
+def test_what_cannot_stand_is_refused(live: LiveService, target: str) -> None:
+    with lane(live) as connection:
+        connection.send(f"+1 {target}\n[]".encode())
+        assert answer(connection)[:2] == (1, 422)
+        connection.send(b"2 GET /events/feed\n")
+        assert answer(connection)[:2] == (2, 200)
+
+
+def test_a_standing_request_is_refused_as_others_are(live: LiveService) -> None:
+    with lane(live) as connection:
+        connection.send(f"+1 POST /sessions/{10**9}/acquire\n".encode() + b'{"max_jobs": 1, "max_nodes": 1}')
+        assert answer(connection)[:2] == (1, 404)
+        connection.send(b"+2 GET /events/feed?cursor=nonsense\n")
+        assert answer(connection)[:2] == (2, 422)

@@ -128,6 +128,7 @@ class _Taker:
         )
 
         async def attempt() -> leases.Lease:
+            place.leave()  # what was given while it takes something itself would replace that
             generation = hub.generation
             lease, generation = place.fetch() or (await self._app.write_brief(place.take), generation)
             self._drained.note(self._session_id, asked, generation, lease)
