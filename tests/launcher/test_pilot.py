@@ -28,6 +28,7 @@ from balsam_exec.launcher.events import (
     Send,
     Stale,
     Start,
+    StopAsking,
 )
 from balsam_exec.launcher.pilot import Pilot, Terms
 from balsam_exec.launcher.placement import Node, place
@@ -642,3 +643,127 @@ class World:
 def test_no_job_is_lost_whatever_happens(data: st.DataObject) -> None:
     moves = data.draw(st.lists(st.sampled_from(["arrive", "arrive", "end", "end", "report", "steal", "wait", "drain"])))
     World(data).play(moves)
+
+
+# --- requests that stand
+
+
+def stopped(ship: Ship) -> int:
+    return sum(isinstance(action, StopAsking) for action in ship.actions)
+
+
+def test_what_is_asked_for_whole_may_come_little_by_little() -> None:
+    ship = Ship(cores=4)
+    ship.step()
+    assert [a.stands for a in ship.acquires()] == [True]
+    for job_id in (1, 2):
+        ship.step(Arrived((job(job_id, node_packing_count=4),), more=True))
+        assert ship.started() == [job_id]
+        assert ship.acquires() == []
+    ship.step(Ended(1, DONE))
+    assert ship.acquires() == []
+    ship.step(Arrived(()))
+    assert [(a.max_jobs, a.stands) for a in ship.acquires()] == [(3, True)]
+
+
+@pytest.mark.parametrize("ship", [Ship(cores=1), Ship(cores=4, nodes=2)], ids=["one job", "several nodes"])
+def test_one_job_and_a_wide_launchers_come_at_once(ship: Ship) -> None:
+    ship.step()
+    assert [a.stands for a in ship.acquires()] == [False]
+
+
+def test_a_request_that_stands_is_stopped_once_a_job_does_not_fit() -> None:
+    ship = Ship(cores=4)
+    ship.step()
+    ship.step(Arrived((job(1),), more=True))
+    assert stopped(ship) == 0
+    ship.step(Arrived((job(2, node_packing_count=1),), more=True))
+    assert (stopped(ship), ship.acquires()) == (1, [])
+    ship.step(Arrived((job(3, node_packing_count=1),), more=True))  # it was on its way
+    assert (stopped(ship), ship.acquires()) == (0, [])
+    ship.step(Arrived(()))
+    assert (stopped(ship), ship.acquires()) == (0, [NARROW])
+
+
+def test_a_second_request_that_stands_can_be_stopped_too() -> None:
+    ship = Ship(cores=4)
+    ship.step()
+    ship.step(Arrived((job(1), job(2, node_packing_count=1)), more=True))
+    assert stopped(ship) == 1
+    ship.step(Arrived(()), Ended(1, DONE))
+    assert ship.started() == [2]
+    ship.step(Ended(2, DONE))
+    assert [a.stands for a in ship.acquires()] in ([True], [])
+    ship.step(Arrived(()))
+    ship.step(Arrived((job(3), job(4, node_packing_count=1)), more=True))
+    assert stopped(ship) == 1
+
+
+def test_who_ends_stops_what_stands_and_gives_back_what_still_comes() -> None:
+    ship = Ship(cores=4)
+    ship.step()
+    ship.step(Arrived((job(1),), more=True))
+    ship.step(Drain("the end"))
+    assert stopped(ship) == 1
+    ship.step(Delivered(), Arrived((job(2),), more=True))
+    assert (stopped(ship), ship.started()) == (0, [])
+    assert (2, None) in ship.reports()
+    ship.step(Arrived(()))
+    assert (stopped(ship), ship.acquires()) == (0, [])
+
+
+def test_what_is_asked_for_at_once_is_not_stopped() -> None:
+    ship = Ship(cores=1)
+    ship.step()
+    ship.step(Drain("the end"))
+    assert stopped(ship) == 0
+
+
+def a_lease_everywhere() -> Ship:
+    """Job 1 runs, job 2 waits, job 3 has ended and its report is under way, job 4 has and its report waits."""
+    ship = Ship(cores=4)
+    ship.step()
+    ship.step(Arrived(tuple(job(i, node_packing_count=4) for i in (1, 3, 4)), more=True))
+    ship.step(after=0.1)
+    ship.step(Delivered(), Ended(3, DONE))
+    assert ship.reports() == [(3, JobState.RUN_DONE)]
+    ship.step(Arrived((job(2, node_packing_count=1),), more=True), Ended(4, DONE))
+    assert ship.started() + ship.reports() == []
+    return ship
+
+
+def test_what_comes_again_is_started_once() -> None:
+    ship = a_lease_everywhere()
+    ship.step(Arrived(tuple(job(i, node_packing_count=1 if i == 2 else 4) for i in (1, 2, 3, 4, 5)), again=True))
+    assert ship.started() == [5]
+    ship.step(Ended(1, DONE), Ended(5, DONE))
+    assert ship.started() == [2]
+    ship.step(Ended(2, DONE))
+    assert ship.started() == []
+
+
+def test_a_job_that_may_have_been_lost_with_its_node_is_known_too() -> None:
+    ship = Ship(cores=4)
+    ship.step()
+    ship.step(Arrived((job(1),), more=True))
+    terminated = Outcome(JobState.RUN_ERROR, Result(ok=False, error="x", reason="exit", return_code=-15), {})
+    ship.step(Ended(1, terminated), after=1)
+    ship.step(Arrived((job(1),), again=True))
+    assert ship.started() == []
+
+
+def test_another_lease_of_a_known_job_is_no_repetition() -> None:
+    ship = a_lease_everywhere()
+    ship.step(Arrived((job(4, node_packing_count=4, epoch=2),), again=True))
+    assert ship.started() == [4]
+
+
+@pytest.mark.xfail(strict=True, reason="what was confirmed after the answer was made is started again")
+def test_what_was_confirmed_while_the_repeated_answer_was_on_its_way_is_not_started_again() -> None:
+    ship = Ship(cores=4)
+    ship.step()
+    ship.step(Arrived((job(1),), more=True))
+    ship.step(Ended(1, DONE), after=1)
+    ship.step(Delivered())
+    ship.step(Arrived((job(1),), again=True))
+    assert ship.started() == []
