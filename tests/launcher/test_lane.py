@@ -15,6 +15,7 @@ import pytest
 from balsam_exec.client.feed import follow
 from balsam_exec.client.lane import Lane
 from balsam_exec.client.service import Service
+from balsam_exec.launcher.asker import Habits
 from balsam_exec.launcher.launcher import Launcher, Mission
 from balsam_exec.launcher.pilot import Terms
 from balsam_exec.model.apps import AppSpec
@@ -74,7 +75,12 @@ class World:
         self.long = self._app(f"echo >> {directory}/runs; until test -e {directory}/go; do sleep 0.05; done")
         session = self.service.open_session(SessionSpec(site_id=self.site))
         node = local_node(4, 0, environ={}, dev=directory)
-        mission = Mission(directory / "data", directory / "exchange", (node,), Terms(ttl=session.ttl_sec))
+        mission = Mission(
+            directory / "data",
+            directory / "exchange",
+            (node,),
+            Terms(ttl=session.ttl_sec, habits=Habits(hold=DEADLINE)),
+        )
         self.launcher = Launcher(self.service, session, mission, os.environ)
         self.thread = threading.Thread(target=self.launcher.run)
         self.thread.start()
@@ -145,10 +151,15 @@ def test_one_request_brings_what_comes_little_by_little(world: World) -> None:
 
 def test_what_stands_makes_way_for_what_fits(world: World) -> None:
     with world.heard(JobState.RUNNING) as started:
-        started({job.id for job in world.create(app_id=world.long, workdir="long", node_packing_count=2)})
-        world.create(workdir="whole")
-        assert world.service.asked.get(timeout=DEADLINE / 3).max_aggregate_nodes == 0.5  # what stands waits longer
-        world.run(1, node_packing_count=2)
+        started(
+            {
+                job.id
+                for job in world.create(app_id=world.long, workdir="long", node_packing_count=4, threads_per_rank=3)
+            }
+        )
+        world.create(node_packing_count=2, threads_per_rank=2)
+        assert world.service.asked.get(timeout=DEADLINE / 3).max_cores_per_node == 1  # what stands waits longer
+        world.run(1, node_packing_count=4)
         (world.directory / "go").touch()
 
 

@@ -746,8 +746,10 @@ def test_a_job_that_may_have_been_lost_with_its_node_is_known_too() -> None:
     ship = Ship(cores=4)
     ship.step()
     ship.step(Arrived((job(1),), more=True))
+    ship.step(after=0.1)
+    ship.step(Delivered())
     terminated = Outcome(JobState.RUN_ERROR, Result(ok=False, error="x", reason="exit", return_code=-15), {})
-    ship.step(Ended(1, terminated), after=1)
+    ship.step(Ended(1, terminated))
     ship.step(Arrived((job(1),), again=True))
     assert ship.started() == []
 

@@ -324,6 +324,19 @@ async def _the_rest(answers: AsyncIterator[Any], told: set[int]) -> None:
 
 
 @served
+async def test_what_it_gives_leaves_a_standing_acquire_no_more_time(service: Service) -> None:
+    answers = service.stand(service.world.open(), timeout=0.05)
+    await service.create()
+    assert (await anext(answers)).status_code == 200
+    time.sleep(0.06)
+    last = asyncio.ensure_future(anext(answers))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert last.done()
+    assert last.result().status_code == 204
+
+
+@served
 async def test_a_standing_acquire_ends_when_the_service_does(service: Service) -> None:
     answers = service.stand(service.world.open())
     async with waiting(anext(answers), service) as task:
