@@ -8,7 +8,6 @@ or TLS or at older services, and what was not answered when it ends is asked aga
 from __future__ import annotations
 
 import logging
-import math
 import os
 import select
 import socket
@@ -41,6 +40,8 @@ T = TypeVar("T")
 #: Bytes of a request that fits; so many are buffered by the system, and sending them waits for nobody.
 SHORT = 64 * 1024
 _CHUNK = 256 * 1024
+#: Seconds that are waited for at once at most; the system takes no more than 24 days.
+_LONG = 20 * 86400.0
 #: Seconds of silence, seconds between probes, and how many of them, after which a machine is gone.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
@@ -156,7 +157,7 @@ class Lane:
 
     def wait(self, timeout: float) -> bool:
         """Whether there is something to read; it waits so many seconds for that, or until somebody calls `rouse`."""
-        found = [fd for fd, _ in self._ready.poll(None if math.isinf(timeout) else max(0.0, timeout * 1000))]
+        found = [fd for fd, _ in self._ready.poll(min(max(0.0, timeout), _LONG) * 1000)]
         if self._bell in found:
             os.eventfd_read(self._bell)
         return self._socket.fileno() in found

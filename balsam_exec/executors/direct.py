@@ -14,7 +14,7 @@ from balsam_exec.client.lane import Lane, path_of_feed
 from balsam_exec.executors.engine import MAX_BATCH, Engine, Item, JobService
 from balsam_exec.executors.future import JobFuture
 from balsam_exec.model.errors import BalsamError
-from balsam_exec.model.events import Feed, FeedEvent
+from balsam_exec.model.events import Feed
 from balsam_exec.model.jobs import JobCreated, Result
 from balsam_exec.model.states import JobState
 
@@ -129,15 +129,20 @@ class DirectEngine(Engine):
                 time.sleep(_SOON)
 
     def lend_thread(self, is_over: Callable[[], bool], timeout: float | None) -> None:
+        if is_over():
+            return  # nothing is read, and so the follower is not to stand back
         until = math.inf if timeout is None else time.monotonic() + timeout
         self._offered, self._taken = time.monotonic(), self._turn.acquire(blocking=False)
         if not self._taken:
             return
-        self._lent = threading.get_ident()
         try:
-            while (lane := self._lane) is not None and not is_over() and (left := until - time.monotonic()) > 0:
+            self._lent = threading.get_ident()
+            while (lane := self._lane) is not None and not is_over():
+                left = max(0.0, until - time.monotonic())
                 if lane.wait(left):
                     self._read(lane)
+                if not left:  # who has no time looks at least
+                    return
         finally:
             self._lent, self._offered = 0, time.monotonic()
             self._turn.release()

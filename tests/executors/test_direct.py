@@ -4,88 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from balsam_exec.client.lane import SHORT
-from balsam_exec.client.service import Service
-from balsam_exec.executors.allocation import NoAllocation
-from balsam_exec.executors.direct import DirectEngine
-from balsam_exec.model.apps import AppRecord, AppSpec
-from balsam_exec.model.base import now
+from balsam_exec.model.apps import AppSpec
 from balsam_exec.model.errors import NotFound, ServiceUnavailable
-from balsam_exec.model.jobs import JobCreated, JobSpec, Result
-from balsam_exec.model.sessions import AcquireRequest, Report, SessionSpec
-from balsam_exec.model.sites import SiteSpec
 from balsam_exec.model.states import JobState
+from tests.executors.lane_world import DEADLINE, World
 from tests.support.services import LiveService
-
-DEADLINE = 20.0
-
-
-class Watched(Service):
-    """Counts what is created over HTTP."""
-
-    over_http = 0
-
-    def create_jobs(self, *arguments: Any, **options: Any) -> list[JobCreated]:
-        self.over_http += 1
-        return super().create_jobs(*arguments, **options)
-
-
-class World:
-    """A service of the test's own, an app at a site of it, a session that takes the jobs, and an engine."""
-
-    def __init__(self, live: LiveService) -> None:
-        self.live = live
-        self.service = Watched(live.url, live.token)
-        self.site = self.service.create_site(SiteSpec(name="here")).id
-        self.app: AppRecord = self.service.put_app(AppSpec(site_id=self.site, name="t", command_template="true"))
-        self.session = self.service.open_session(SessionSpec(site_id=self.site, ttl_sec=600)).id
-        self.ended = threading.Event()
-        self.tags = {"campaign": uuid.uuid4().hex}
-        self.engine = self.new_engine(self.ended.set)
-
-    def new_engine(self, on_end: Callable[[], None] = lambda: None) -> DirectEngine:
-        return DirectEngine(self.service, self.tags, lambda result: result.return_code, NoAllocation(), on_end)
-
-    def spec(self, **fields: Any) -> JobSpec:
-        return JobSpec(**{"app_id": self.app.id, "workdir": "w", "tags": self.tags, **fields})
-
-    def finish(self, count: int = 1, code: int = 0) -> None:
-        """Take so many jobs and report that they ran."""
-        while count:
-            found = self.service.acquire(self.session, AcquireRequest(max_jobs=count, max_nodes=1, timeout=DEADLINE))
-            assert found
-            count -= len(found)
-            ended = {"state": JobState.RUN_DONE, "result": Result(ok=True, return_code=code)}
-            reports = [
-                Report(job_id=job.id, epoch=job.epoch, timestamp=now(), **what)
-                for job in found
-                for what in ({"state": JobState.RUNNING}, ended)
-            ]
-            self.service.report(self.session, reports)
-
-    def created(self) -> set[Any]:
-        """The moments at which jobs were created: one for each request."""
-        return {job.created for job in self.service.jobs(limit=1000).results}
+from tests.support.warm import Template
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with LiveService(f"sqlite:///{tmp_path / 'balsam.db'}", tmp_path) as live:
+def world(tmp_path: Path, template: Template) -> Iterator[World]:
+    with LiveService(f"sqlite:///{tmp_path / 'balsam.db'}", tmp_path, template=template) as live:
         world = World(live)
         yield world
-        world.engine.fail_all(ServiceUnavailable("the test is over"))
-        world.engine.close()
-        world.engine.join()
-        assert world.ended.wait(DEADLINE)
-        world.service.close()
+        world.end()
 
 
 def test_jobs_go_and_come_back_over_the_lane(world: World) -> None:

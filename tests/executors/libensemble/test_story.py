@@ -41,6 +41,11 @@ class NoEngine:
 
     kill = cancel
 
+    def lend_thread(self, *_: object) -> None:
+        """Somebody else tells the future."""
+
+    rouse = lend_thread
+
 
 @pytest.fixture
 def future() -> TaskFuture:
