@@ -14,7 +14,7 @@ from balsam_exec.client.lane import Lane, path_of_feed
 from balsam_exec.executors.engine import MAX_BATCH, Engine, Item, JobService
 from balsam_exec.executors.future import JobFuture
 from balsam_exec.model.errors import BalsamError
-from balsam_exec.model.events import Feed
+from balsam_exec.model.events import Feed, FeedEvent
 from balsam_exec.model.jobs import JobCreated, Result
 from balsam_exec.model.states import JobState
 
