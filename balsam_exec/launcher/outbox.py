@@ -69,9 +69,12 @@ class Outbox:
         self._urgent = bool(self._waiting)
         return self._under_way.copy()
 
-    def delivered(self) -> None:
+    def delivered(self) -> set[Lease]:
+        """Of these leases the service has confirmed reports."""
+        confirmed = set(map(lease_of, self._under_way))
         self._under_way = []
         self._limit = min(MAX_BULK, self._limit * 2)
+        return confirmed
 
     def stale(self, job_ids: Collection[int], now: float) -> set[Lease]:
         """The batch was not recorded, because leases of these jobs are over: which; the rest is sent again."""

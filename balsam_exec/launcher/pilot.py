@@ -111,6 +111,7 @@ class Pilot:
         self._verdicts: dict[Lease, _Verdict] = {}
         self._doomed: frozenset[Lease] = frozenset()  #: to be killed; some may have ended, or be on their way to us
         self._outbox = Outbox(terms.linger)
+        self._confirmed: set[Lease] = set()  #: with reports, since there was an answer that was the last to its acquire
         self._asker = Asker(len(self._specs), terms.habits, now)
         self._ending = ""
         self._ending_since = now
@@ -161,7 +162,7 @@ class Pilot:
             case Ended(job_id, outcome, unasked):
                 self._end(job_id, outcome, unasked, now)
             case Delivered():
-                self._outbox.delivered()
+                self._confirmed |= self._outbox.delivered()
             case Arrived(jobs, more, again):
                 self._arrive([job for job in jobs if not (again and self._is_known(job))], now, more)
             case Alive(kill):
@@ -180,14 +181,18 @@ class Pilot:
                 self._lose(reason, now)
 
     def _is_known(self, job: LeasedJob) -> bool:
-        """Whether this lease of the job has come to us before, and the service may not have heard of its end."""
+        """Whether this lease of the job has come to us before, and the service may not have heard of its end when it
+        gave it again."""
         ours = [self._backlog.get(job.id), self._running.get(job.id)]
         if any(each is not None and each.job.epoch == job.epoch for each in ours):
             return True
-        return (job.id, job.epoch) in self._verdicts or self._outbox.has((job.id, job.epoch))
+        lease = job.id, job.epoch
+        return lease in self._verdicts or lease in self._confirmed or self._outbox.has(lease)
 
     def _arrive(self, jobs: Sequence[LeasedJob], now: float, more: bool) -> None:
         claimed = not more and self._asker.answered()
+        if not more:
+            self._confirmed.clear()
         for job in jobs:
             if self._ending:
                 self._report(job, None, now)

@@ -760,7 +760,6 @@ def test_another_lease_of_a_known_job_is_no_repetition() -> None:
     assert ship.started() == [4]
 
 
-@pytest.mark.xfail(strict=True, reason="what was confirmed after the answer was made is started again")
 def test_what_was_confirmed_while_the_repeated_answer_was_on_its_way_is_not_started_again() -> None:
     ship = Ship(cores=4)
     ship.step()

@@ -265,7 +265,6 @@ def test_a_standing_acquire_that_is_repeated_gives_all_that_is_held(live: LiveSe
         assert bench.acquire("later") == held + more
 
 
-@pytest.mark.xfail(strict=True, reason="it is given what the session holds, nothing, until its timeout")
 def test_a_standing_acquire_whose_jobs_are_done_gives_others_when_it_is_repeated(
     live: LiveService, http: Http, bench: Bench
 ) -> None:

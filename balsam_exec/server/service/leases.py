@@ -153,9 +153,9 @@ def acquire(
     A call that `stands` gives several times, and then `goes_on`; again it gives all that the session holds.
     """
     session = _living(unit, owner_id, session_id)
-    if key is not None and session.acquire_key == key and not goes_on:
-        ids, drained = store.acquired(unit.connection, session_id), False
-    else:
+    again = key is not None and session.acquire_key == key and not goes_on
+    ids, drained = (store.acquired(unit.connection, session_id) if again else []), False
+    if not ids:
         bounds = store.Bounds(unit.now, BUDGET, unit.max_entity)
         ids, drained = store.lease(unit.connection, session.site_id, session_id, request, bounds)
         if ids and key is not None and session.acquire_key != key:
