@@ -86,11 +86,20 @@ class DirectEngine(Engine):
         if self._broken is not None:
             return
         if isinstance(answer, BalsamError):
-            # It knows what to do about errors, and may take long to do it.
-            threading.Thread(target=self._run, args=(lambda: self._send(batch, key),), daemon=True).start()
-        else:
-            for event in self._register(batch, answer):
-                self._apply_event(event)
+            # It may take long.
+            threading.Thread(target=self._run, args=(lambda: self._send_again(batch, key),), daemon=True).start()
+            return
+        for event in self._register(batch, answer):
+            self._apply_event(event)
+        self._send_on()
+
+    def _send_again(self, batch: list[Item], key: str) -> None:
+        """The usual way, which knows what to do about errors."""
+        self._send(batch, key)
+        self._send_on()
+
+    def _send_on(self) -> None:
+        """What was submitted while a request was under way."""
         with self._changed:
             if self._queue:
                 self._queued()
@@ -170,6 +179,15 @@ class DirectEngine(Engine):
         with self._changed:
             if self._lane is not None and not self._following and (self._jobs or self._sending):
                 self._following = self._lane.follow(self._feed_path, self._cursor, self._told)
+
+    def _apply(self, event: FeedEvent) -> None:
+        future = self._jobs.get(event.subject_id)
+        try:
+            super()._apply(event)
+        except BaseException:  # a signal's: it will be told again
+            if future is not None and not future.done():
+                self._jobs[event.subject_id] = future
+            raise
 
     def _told(self, answer: Feed | BalsamError | None) -> None:
         if isinstance(answer, Feed):

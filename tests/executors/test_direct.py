@@ -134,3 +134,21 @@ def test_what_was_given_up_is_not_sent_again(world: World) -> None:
     assert world.ended.wait(DEADLINE)
     os.kill(world.live.pid, signal.SIGCONT)
     assert world.service.over_http == 0
+
+
+def test_what_was_submitted_while_the_lane_lost_an_answer_goes_too(world: World) -> None:
+    os.kill(world.live.pid, signal.SIGSTOP)  # the first request waits for it, the others for that
+    futures = [world.engine.submit(world.spec()) for _ in range(3)]
+    world.live.restart()
+    world.finish(3)
+    assert [future.result(DEADLINE) for future in futures] == [0, 0, 0]
+    assert len(world.created()) == 2
+
+
+def test_what_was_submitted_while_a_job_was_refused_goes_too(world: World) -> None:
+    os.kill(world.live.pid, signal.SIGSTOP)
+    refused, good = world.engine.submit(world.spec(app_id=10**9)), world.engine.submit(world.spec())
+    os.kill(world.live.pid, signal.SIGCONT)
+    world.finish()
+    assert good.result(DEADLINE) == 0
+    assert isinstance(refused.exception(DEADLINE), NotFound)

@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 
+from balsam_exec.client.lane import Lane
+from balsam_exec.executors.direct import DirectEngine
 from balsam_exec.executors.engine import Engine
 from balsam_exec.executors.libensemble.story import TaskFuture
 from balsam_exec.model.errors import ServiceUnavailable
+from balsam_exec.model.events import Feed
 from balsam_exec.model.states import JobState
 from tests.executors.lane_world import DEADLINE, World
 from tests.support.services import LiveService
@@ -106,7 +109,12 @@ def tell_something(world: World) -> bool:
 def test_after_the_first_task_who_waits_hears_himself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
     tell = Engine._tell
-    monkeypatch.setattr(Engine, "_tell", lambda *given: (told.append(threading.get_ident()), tell(*given)))
+
+    def heard(engine: Engine, feed: Feed) -> None:
+        told.append(threading.get_ident())
+        tell(engine, feed)
+
+    monkeypatch.setattr(Engine, "_tell", heard)
     # A task of a libEnsemble worker is over in a moment, and the next one submitted at once.
     for _ in range(3):
         future = submit(world)
@@ -287,3 +295,99 @@ def test_a_forked_child_leaves_it_alone(world: World, pool: ThreadPoolExecutor) 
     assert not waiting.done()
     world.finish()
     assert waiting.result(DEADLINE)
+
+
+# -- signals, whose handlers raise in whatever the main thread does ---------------------------------------
+
+
+class Stop(BaseException):
+    pass
+
+
+def stop(*_: object) -> None:
+    raise Stop
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    before = signal.signal(signal.SIGUSR1, stop)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+def works_on(world: World, *futures: TaskFuture) -> None:
+    """What was under way comes to its end, once, and what is new does, too."""
+    new = submit(world)
+    until(lambda: world.engine.flush(DEADLINE))
+    if left := sum(job.state is JobState.PREPROCESSED for job in world.service.jobs(limit=1000).results):
+        world.finish(left)
+    for future in (*futures, new):
+        assert end(future)
+        assert future.result(DEADLINE) == 0
+
+
+def test_a_signal_while_nothing_comes(world: World, alarm: None) -> None:
+    future = submit(world)
+    assert world.engine.flush(DEADLINE)
+    main = threading.main_thread().ident or 0
+
+    def strike() -> None:
+        lent(world)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    with pause_of_follower(world):
+        thread = threading.Thread(target=strike)
+        thread.start()
+        with pytest.raises(Stop):
+            end(future)
+        thread.join(DEADLINE)
+    assert world.engine._lane is not None
+    works_on(world, future)
+
+
+#: Where the thread that waits may be, and where it is struck: a method, and whether before it does its work.
+PLACES = [
+    (Lane, "wait", True),
+    (Lane, "wait", False),
+    (Lane, "_receive", False),
+    (DirectEngine, "_apply", False),
+    (TaskFuture, "_see", True),
+    (TaskFuture, "_see", False),
+    (TaskFuture, "set_result", True),
+    (TaskFuture, "set_result", False),
+    (DirectEngine, "_register", False),
+]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: f"{place[1]}-{'before' if place[2] else 'after'}")
+def test_a_signal_in_the_midst_of_reading(
+    world: World, alarm: None, monkeypatch: pytest.MonkeyPatch, place: tuple[type, str, bool]
+) -> None:
+    owner, name, before = place
+    what = getattr(owner, name)
+    struck = threading.Event()
+
+    def struck_at(*given: Any, **options: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread() or struck.is_set():
+            return what(*given, **options)
+        if before:
+            struck.set()
+            signal.raise_signal(signal.SIGUSR1)
+        answer = what(*given, **options)
+        struck.set()
+        signal.raise_signal(signal.SIGUSR1)
+        return answer
+
+    first = submit(world)
+    world.finish()
+    assert end(first)
+    with pause_of_follower(world), monkeypatch.context() as patch:
+        future = submit(world)
+        finishing = threading.Thread(target=world.finish)
+        finishing.start()
+        patch.setattr(owner, name, struck_at)
+        with pytest.raises(Stop):
+            end(future)
+        finishing.join(DEADLINE)
+    works_on(world, future)
+    assert len(world.service.jobs(limit=1000).results) == 3
