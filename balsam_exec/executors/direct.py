@@ -132,7 +132,7 @@ class DirectEngine(Engine):
             self._begin_to_follow()
             with self._turn:
                 stands_back = time.monotonic() < self._offered + _SOON and (self._taken or not self.outstanding)
-                if not stands_back:
+                if not stands_back and self._lane is lane:
                     self._read(lane)
             if stands_back:
                 time.sleep(_SOON)
@@ -153,8 +153,9 @@ class DirectEngine(Engine):
                 if not left:  # who has no time looks at least
                     return
         finally:
-            self._lent, self._offered = 0, time.monotonic()
+            self._lent = 0
             self._turn.release()
+            self._offered = time.monotonic()
 
     def rouse(self) -> None:
         if (lane := self._lane) is not None and self._lent not in (0, threading.get_ident()):

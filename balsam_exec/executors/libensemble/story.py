@@ -108,6 +108,7 @@ class TaskFuture(JobFuture):
                 when = event.timestamp.timestamp()
                 self.story = self.story.after(JobState(event.to_state), when, event.data, time.time())
                 self._condition.notify_all()
+            self._engine.rouse()
 
     def _kill(self) -> None:
         with self._condition:
