@@ -49,6 +49,7 @@ class Asker:
         self._claimed_at = now
         self._again_at = math.inf  #: when to take a claim that was offered to others
         self._more_room = False
+        self._gave_back = False  #: a job that what stands would bring again
         self._stopping = False  #: whether the service was told to answer
         self.asked: Acquire | None = None
         self.asked_at = now
@@ -80,9 +81,14 @@ class Asker:
 
     def is_enough(self, ending: bool) -> bool:
         """Whether the service is to answer what stands, now: it asks for the wrong thing, or nothing is wanted."""
-        wrong = self.asked is not None and self.asked.stands and not self._stopping and (ending or bool(self._misfits))
-        self._stopping = self._stopping or wrong
-        return wrong
+        if self.asked is None or not self.asked.stands or self._stopping:
+            return False
+        self._stopping = ending or self._gave_back or bool(self._misfits)
+        return self._stopping
+
+    def gave_back(self) -> None:
+        """A job, because of something that changed since it was asked for."""
+        self._gave_back = True
 
     def did_not_fit(self, needs: set[Need]) -> None:
         """Though something is free."""
@@ -122,7 +128,8 @@ class Asker:
         else:
             found = self._ordinary(nodes, held, now)
         if found is not None:
-            self.asked, self.asked_at, self._more_room, self._stopping = found, now, False, False
+            self.asked, self.asked_at = found, now
+            self._more_room = self._gave_back = self._stopping = False
         return found
 
     @property

@@ -349,6 +349,7 @@ class Pilot:
 
     def _release(self, waiting: _Waiting, now: float) -> None:
         del self._backlog[waiting.job.id]
+        self._asker.gave_back()
         self._report(waiting.job, None, now)
 
     def _ask_for_jobs(self, now: float, actions: list[Action]) -> None:

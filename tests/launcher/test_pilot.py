@@ -685,6 +685,18 @@ def test_a_request_that_stands_is_stopped_once_a_job_does_not_fit() -> None:
     assert (stopped(ship), ship.acquires()) == (0, [NARROW])
 
 
+def test_a_request_that_stands_is_stopped_once_its_time_is_wrong() -> None:
+    ship = Ship(cores=4)
+    ship.step()
+    ship.now += 120
+    # When it was asked for there were as many minutes.
+    ship.step(Alive(), Arrived((job(1, wall_time_min=59),), more=True))
+    assert (stopped(ship), ship.started()) == (1, [])
+    assert (1, None) in ship.reports()
+    ship.step(Arrived(()))
+    assert [(a.stands, a.max_wall_time_min) for a in ship.acquires()] == [(True, 57)]
+
+
 def test_a_second_request_that_stands_can_be_stopped_too() -> None:
     ship = Ship(cores=4)
     ship.step()
