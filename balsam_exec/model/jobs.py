@@ -30,9 +30,8 @@ class Resources(Wire):
     gpus_per_rank: float = Field(default=0, ge=0, le=1_000)
     node_packing_count: Positive = 1  #: how many such jobs may share a node
     wall_time_min: int = Field(default=0, ge=0, le=10_000_000)  #: 0: unknown
-    launch_params: dict[str, str] = Field(
-        default_factory=dict
-    )  #: extra options for the MPI launcher; and "cpu_affinity", "none" or "depth"
+    #: Extra options for the MPI launcher; and "cpu_affinity", "none" or "depth".
+    launch_params: dict[str, str] = Field(default_factory=dict)
 
     @property
     def ranks(self) -> int:
@@ -101,9 +100,8 @@ class JobSpec(Resources):
     arguments: Entity | None = None
     parent_ids: list[Id] = Field(default_factory=list)
     on_parent_failure: OnParentFailure = OnParentFailure.FAIL
-    input_files: InputFiles = Field(
-        default_factory=list
-    )  #: copied from the workdirs of the parents before `preprocess`
+    #: Copied from the workdirs of the parents before `preprocess`.
+    input_files: InputFiles = Field(default_factory=list)
     transfers: dict[str, str] = Field(default_factory=dict)  #: slot -> "location:path"
     stdout: Annotated[OutputFile, Field(min_length=1)] = STDOUT  #: a file of the workdir
     stderr: OutputFile = ""  #: "": together with stdout

@@ -46,16 +46,15 @@ def find_standing(scope: Mapping[str, Any]) -> ServeOn | None:
     """What serves a standing request, if it can be one."""
     match scope["method"], scope["path"]:
         case "GET", "/events/feed":
-            return _standing(lambda request, user: events.follow_feed(request, user))
+            return _standing(events.follow_feed)
         case "POST", path if (session := _SESSION.fullmatch(path)) and session[2] == "acquire":
-            key = _keys(scope)[0].decode() if _keys(scope) else None
-            return _standing(lambda request, user: sessions.keep_acquiring(request, int(session[1]), user, key))
+            return _standing(sessions.keep_acquiring, int(session[1]), key=_key_of(scope))
     return None
 
 
-def _standing(endpoint: Callable[[Request, int], AsyncIterator[Response]]) -> ServeOn:
+def _standing(endpoint: Callable[..., AsyncIterator[Response]], *ids: int, **key: str | None) -> ServeOn:
     async def serve(request: Request) -> AsyncIterator[Response]:
-        async for response in endpoint(request, await user_of(request)):
+        async for response in endpoint(request, *ids, user=await user_of(request), **key):
             await user_of(request)  # who may not ask any more hears nothing more
             yield response
 
@@ -64,6 +63,11 @@ def _standing(endpoint: Callable[[Request, int], AsyncIterator[Response]]) -> Se
 
 def _keys(scope: Mapping[str, Any]) -> list[bytes]:
     return [value for name, value in scope["headers"] if name == b"idempotency-key"]
+
+
+def _key_of(scope: Mapping[str, Any]) -> str | None:
+    keys = _keys(scope)
+    return keys[0].decode("latin-1") if keys else None
 
 
 def _plain(endpoint: Endpoint, *ids: int) -> Serve:
@@ -77,7 +81,7 @@ def _with_key(scope: Mapping[str, Any], endpoint: Endpoint, *ids: int) -> Serve 
     keys = _keys(scope)
     if len(keys) > 1 or not all(0 < len(key) <= MAX_KEY for key in keys):
         return None
-    key = keys[0].decode("latin-1") if keys else None
+    key = _key_of(scope)
 
     async def serve(request: Request) -> Response:
         return await endpoint(request, *ids, user=await user_of(request), key=key)

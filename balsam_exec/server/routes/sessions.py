@@ -93,11 +93,12 @@ async def keep_acquiring(request: Request, session_id: int, user: int, key: str 
 
     With its key a usual acquire gives all that the session holds: what came here, and what was lost.
     """
-    taker = _Taker(request, session_id, user, key)
-    wanted: AcquireRequest | None = await ACQUIRE.read(request)
+    asked = await ACQUIRE.read(request)
+    taker = _Taker(request, session_id, user, key, stands=True)
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + (wanted.timeout if wanted else 0)
-    while wanted is not None and (lease := await taker.take(wanted, stands=True)).jobs:
+    deadline = loop.time() + asked.timeout
+    wanted: AcquireRequest | None = asked
+    while wanted is not None and (lease := await taker.take(wanted)).jobs:
         yield answer({"jobs": lease.jobs})
         wanted = leases.rest_of(wanted, lease.jobs, max(0.0, deadline - loop.time()))
     yield empty()
@@ -106,7 +107,8 @@ async def keep_acquiring(request: Request, session_id: int, user: int, key: str 
 class _Taker:
     """Takes jobs for a session as one call of acquire, several times if it stands."""
 
-    def __init__(self, request: Request, session_id: int, user: int, key: str | None) -> None:
+    def __init__(self, request: Request, session_id: int, user: int, key: str | None, *, stands: bool = False) -> None:
+        self._stands = stands
         self._request = request
         self._app = runtime(request)
         self._drained: leases.Drained = request.app.state.drained
@@ -117,13 +119,13 @@ class _Taker:
         self._begin = self._app.hub.generation
         self._goes_on = False
 
-    async def take(self, wanted: AcquireRequest, *, stands: bool = False) -> leases.Lease:
+    async def take(self, wanted: AcquireRequest) -> leases.Lease:
         """Waits for something to take, or until there is more room for it."""
         hub, goes_on = self._app.hub, self._goes_on
         asked = leases.Asked.by(self._user, wanted, self._key)
         place = self._app.handover.place(
             lambda unit: leases.acquire(
-                unit, self._user, self._session_id, wanted, self._key, stands=stands, goes_on=goes_on
+                unit, self._user, self._session_id, wanted, self._key, stands=self._stands, goes_on=goes_on
             )
         )
 

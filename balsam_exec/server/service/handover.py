@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from balsam_exec.model.errors import NotFound
@@ -54,13 +55,10 @@ class Handover:
 
     def lease(self, unit: Unit) -> list[tuple[Place, Lease]]:
         """Lease the work that the unit makes to the first of each queue, who gets it after the commit."""
-        return [(place, lease) for place, lease in self._leases(unit) if lease.jobs]
-
-    def _leases(self, unit: Unit) -> Iterator[tuple[Place, Lease]]:
+        found = []
         for topic in unit.topics & self._queues.keys():
             place = next((place for place in self._queues[topic] if place.given is None), None)
             if place is not None:
-                try:
-                    yield place, place.take(unit)
-                except NotFound:  # which it will hear itself
-                    continue
+                with suppress(NotFound):  # which it will hear itself
+                    found.append((place, place.take(unit)))
+        return [(place, lease) for place, lease in found if lease.jobs]

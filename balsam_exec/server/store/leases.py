@@ -237,9 +237,9 @@ def to_kill(connection: Connection, session_id: int) -> dict[int, int]:
     return dict(_TO_KILL.rows(connection, {"session": session_id}))
 
 
-def remember(connection: Connection, session_id: int, key: str, ids: Sequence[int] | None) -> None:
+def remember(connection: Connection, session_id: int, key: str, ids: list[int] | None) -> None:
     """The last acquire of the session, for when it is repeated; without ids it is whatever the session holds then."""
-    _REMEMBER.run(connection, {"session": session_id, "key": key, "ids": None if ids is None else list(ids)})
+    _REMEMBER.run(connection, {"session": session_id, "key": key, "ids": ids})
 
 
 def acquired(connection: Connection, session_id: int) -> list[int]:
