@@ -31,7 +31,7 @@ class Authenticator:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._known: dict[bytes, Caller] = {}
+        self._known: dict[str, Caller] = {}
         self._revocations = 0
         #: When each token was used last, since the reaper took them.
         self._used: dict[int, int] = {}
@@ -45,15 +45,14 @@ class Authenticator:
 
     async def caller(self, token: str) -> Caller:
         """Raises NotAuthenticated."""
-        digest = digest_of(token)
-        found = self._known.get(digest)
+        found = self._known.get(token)
         if found is None:
             revocations = self._revocations
-            found = await self._runtime.read(_look_up, digest, self._runtime.clock())
+            found = await self._runtime.read(_look_up, digest_of(token), self._runtime.clock())
             if found and self.remembering and revocations == self._revocations:
                 if len(self._known) >= _REMEMBERED:
                     self._known.clear()
-                self._known[digest] = found
+                self._known[token] = found
         now = self._runtime.clock()
         if found is None or (found.expires is not None and found.expires <= now):
             raise NotAuthenticated("this token is unknown, expired or revoked: log in again (`balsam login`)")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from fastapi import Request
-from sqlalchemy import event
+from sqlalchemy import Connection
 
 from balsam_exec.model.jobs import JobSpec
 from balsam_exec.model.sessions import AcquireRequest
@@ -58,11 +58,14 @@ class Service:
         )
         self.app = SimpleNamespace(state=state)
         self.commits = 0
-        event.listen(world.database.engine, "commit", self._count)
+        self._transaction = world.database.transaction
+        world.database.transaction = self._counted  # type: ignore[method-assign]
         self.hub.start()
 
-    def _count(self, _: object) -> None:
+    def _counted(self, work: Callable[[Connection], Any]) -> Any:
+        result = self._transaction(work)
         self.commits += 1
+        return result
 
     def place(self, session: int, key: str | None = None, **wanted: Any) -> Place:
         """Somebody who waits, as an acquire does."""

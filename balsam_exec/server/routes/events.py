@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from fastapi import APIRouter, Request, Response
 
@@ -39,12 +39,16 @@ async def read_feed(request: Request, user: User) -> Response:
     return reader.answer(await reader.next(reader.query.timeout))
 
 
-async def follow_feed(request: Request, user: int) -> AsyncIterator[Response]:
+async def follow_feed(request: Request, user: int) -> AsyncGenerator[Response]:
     """What `read_feed` answers to who asks again and again, each as it comes; 204 when the service ends."""
     reader = _Reader(request, user)
-    while not reader.hub.closed:
-        if (told := await reader.next(_A_WHILE)).events:
-            yield reader.answer(told)
+    with reader.hub.subscribe(reader.topics) as subscription:
+        while not reader.hub.closed:
+            told = await reader.look()
+            if told.events:
+                yield reader.answer(told)
+            if told.complete:
+                await subscription.wait(_A_WHILE)
     yield empty()
 
 
@@ -57,26 +61,29 @@ class _Reader:
         self._app = runtime(request)
         self.hub = self._app.hub
         self._cursor = None if self.query.cursor is None else feed.Cursor.parse(self.query.cursor)
-        self._topics = topics_of(user, self.query)
+        self.topics = topics_of(user, self.query)
 
     async def next(self, timeout: float) -> feed.Told:
         """What there is after the cursor, or comes within the timeout; without a cursor the end of the feed."""
         hub, cursor = self.hub, self._cursor
         if cursor is None:
-            return await self._attempt()
-        nothing_new = timeout and cursor.hub == hub.name and hub.quiet_since(cursor.generation, self._topics)
+            return await self.look()
+        nothing_new = timeout and cursor.hub == hub.name and hub.quiet_since(cursor.generation, self.topics)
         return await until_found(
             hub,
             timeout,
-            self._attempt,
+            self.look,
             found=lambda told: bool(told.events),
-            topics=lambda _: self._topics,
+            topics=lambda _: self.topics,
             known=feed.Told(cursor.event_id, [], True) if nothing_new else None,
         )
 
-    async def _attempt(self) -> feed.Told:
+    async def look(self) -> feed.Told:
+        app, user, query = self._app, self._user, self.query
         generation, after = self.hub.generation, self._cursor and self._cursor.event_id
-        told = await self._app.read_brief(feed.read_feed, self._user, after, self.query, self._app.max_entity)
+        told = None if after is None else app.recent.told(user, after, query)
+        if told is None:
+            told = await app.read_brief(feed.read_feed, user, after, query, app.max_entity)
         # What the filter left out is not looked at again.
         place = (told.event_id, self.hub.name, generation) if told.complete else (told.event_id,)
         self._cursor = feed.Cursor(*place)

@@ -8,7 +8,8 @@ the usual way, and is served or refused there.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import Request, Response
@@ -21,7 +22,7 @@ Endpoint = Callable[..., Awaitable[Response]]
 #: What serves a request.
 Serve = Callable[[Request], Awaitable[Response]]
 #: What serves a standing request: answers of status 200, and one of another at its end.
-ServeOn = Callable[[Request], AsyncIterator[Response]]
+ServeOn = Callable[[Request], AsyncGenerator[Response]]
 
 _SESSION = re.compile(r"/sessions/([1-9][0-9]{0,17})/(acquire|report)")
 
@@ -52,11 +53,12 @@ def find_standing(scope: Mapping[str, Any]) -> ServeOn | None:
     return None
 
 
-def _standing(endpoint: Callable[..., AsyncIterator[Response]], *ids: int, **key: str | None) -> ServeOn:
-    async def serve(request: Request) -> AsyncIterator[Response]:
-        async for response in endpoint(request, *ids, user=await user_of(request), **key):
-            await user_of(request)  # who may not ask any more hears nothing more
-            yield response
+def _standing(endpoint: Callable[..., AsyncGenerator[Response]], *ids: int, **key: str | None) -> ServeOn:
+    async def serve(request: Request) -> AsyncGenerator[Response]:
+        async with aclosing(endpoint(request, *ids, user=await user_of(request), **key)) as responses:
+            async for response in responses:
+                await user_of(request)  # who may not ask any more hears nothing more
+                yield response
 
     return serve
 

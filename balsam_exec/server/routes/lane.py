@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
 from typing import Any
 
 from fastapi import Request, Response
@@ -101,12 +101,12 @@ class _Lane:
             await asyncio.sleep(0)  # whom it woke comes first: they wait for it
             await self._say_answer(number, response)
             return
-        answers = (express.find_standing(request.scope) or _none_stands)(request)
-        while True:
-            response = await self._respond(lambda _: anext(answers), request)
-            await self._say_answer(number, response)
-            if response.status_code != 200:
-                return
+        async with aclosing((express.find_standing(request.scope) or _none_stands)(request)) as answers:
+            while True:
+                response = await self._respond(lambda _: anext(answers), request)
+                await self._say_answer(number, response)
+                if response.status_code != 200:
+                    return
 
     async def _say_answer(self, number: bytes, response: Response) -> None:
         answer = b"%b %d\n%b" % (number, response.status_code, bytes(response.body))
@@ -137,5 +137,5 @@ async def _no_such(request: Request) -> Response:
     raise InvalidRequest(f"{request.method} {request.scope['path']} is not for the lane: send it over HTTP")
 
 
-async def _none_stands(request: Request) -> AsyncIterator[Response]:
+async def _none_stands(request: Request) -> AsyncGenerator[Response]:
     yield await _no_such(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -88,7 +88,7 @@ async def acquire(request: Request, session_id: PathId, user: User, key: Key = N
     return answer({"jobs": lease.jobs})
 
 
-async def keep_acquiring(request: Request, session_id: int, user: int, key: str | None) -> AsyncIterator[Response]:
+async def keep_acquiring(request: Request, session_id: int, user: int, key: str | None) -> AsyncGenerator[Response]:
     """What is asked for little by little, as it comes up; 204 when all is given, or it waits no longer.
 
     With its key a usual acquire gives all that the session holds: what came here, and what was lost.

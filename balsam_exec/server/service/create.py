@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+from pydantic_core import from_json
 
 from balsam_exec.model.apps import HOOK_STEPS, ParameterSpec, TransferSlot, check_parameters
 from balsam_exec.model.errors import Conflict, NotFound, ParameterError
@@ -36,7 +39,10 @@ class AppTerms:
     locations: Collection[str]
 
     @classmethod
-    def of(cls, site_id: int, name: str, spec: Mapping[str, Any], site: Mapping[str, Any]) -> AppTerms:
+    @lru_cache(maxsize=256)  # campaigns are of few apps
+    def of(cls, site_id: int, name: str, app_json: str, site_json: str | None) -> AppTerms:
+        spec: dict[str, Any] = from_json(app_json)
+        site: dict[str, Any] = from_json(site_json or "{}")
         steps = Step.NONE
         for hook in spec.get("hooks", ()):
             steps |= HOOK_STEPS.get(hook, Step.NONE)
@@ -81,7 +87,7 @@ class AppTerms:
 def app_terms(unit: Unit, owner_id: int, app_ids: set[int]) -> dict[int, AppTerms]:
     """Raises NotFound, naming those that are not the owner's."""
     rows = app_store.for_jobs(unit.connection, owner_id, app_ids)
-    found = {app_id: AppTerms.of(site_id, name, spec, site) for app_id, site_id, name, spec, site in rows}
+    found = {app_id: AppTerms.of(*what) for app_id, *what in rows}
     if absent := sorted(app_ids - set(found)):
         raise NotFound(f"there is no app {', '.join(map(str, absent[:10]))}: sync it first", app_ids=absent[:100])
     return found
@@ -163,6 +169,7 @@ def _store(
                 steps |= Step.INPUT_FILES
         state = settle(JobState.CREATED, steps, waiting)
         marks = tag_marks(spec.tags) if spec.tags else 0
+        unit.tags[job_id] = spec.tags
         rows.append(
             (
                 *(job_id, owner_id, app.site_id, spec.app_id, state.value, -spec.wall_time_min, int(steps), pending, 0),

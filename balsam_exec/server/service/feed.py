@@ -71,20 +71,20 @@ def _with_results(
     connection: Connection, events: list[dict[str, Any]], largest: int
 ) -> tuple[list[dict[str, Any]], bool]:
     """The events with their results, as many as the budget allows but at least one; and whether these are all."""
-    ending = {event["subject_id"] for event in events if _ends(event)}
+    ending = {event["subject_id"] for event in events if ends(event)}
     if not ending:
         return events, True
     sizes = _sizes(connection, ending, largest)
     budget = BUDGET
     kept = events
     for index, event in enumerate(events):
-        budget -= sizes.get(event["subject_id"], 0) if _ends(event) else 0
+        budget -= sizes.get(event["subject_id"], 0) if ends(event) else 0
         if budget < 0 and index:
             kept = events[:index]
             break
-    results = store.results(connection, [event["subject_id"] for event in kept if _ends(event)])
+    results = store.results(connection, [event["subject_id"] for event in kept if ends(event)])
     for event in kept:
-        if _ends(event):
+        if ends(event):
             event["result"] = results.get(event["subject_id"]) or _plain(event["to_state"], None)
     return kept, len(kept) == len(events)
 
@@ -94,7 +94,8 @@ def _sizes(connection: Connection, ids: Collection[int], largest: int) -> dict[i
     return store.result_sizes(connection, ids) if len(ids) * 2 * largest > BUDGET else {}
 
 
-def _ends(event: Mapping[str, Any]) -> bool:
+def ends(event: Mapping[str, Any]) -> bool:
+    """Whether a result comes with it."""
     return event["kind"] == Kind.JOB and event["to_state"] in TERMINAL
 
 

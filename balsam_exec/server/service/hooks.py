@@ -84,7 +84,7 @@ def record(unit: Unit, owner_id: int, site_id: int, reports: Sequence[HookReport
     moves.flush()
     if failures:  # a run that was done, or has not been
         job_store.delete_results(unit.connection, [failure[0] for failure in failures])
-        job_store.insert_results(unit.connection, failures)
+        unit.insert_results(failures)
     return {"late": late}
 
 

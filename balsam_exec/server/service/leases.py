@@ -200,7 +200,7 @@ def report(unit: Unit, owner_id: int, session_id: int, reports: Sequence[Report]
         listed = ", ".join(map(str, sorted(stale)[:10]))
         raise StaleLease(f"these jobs no longer belong to session {session_id}: {listed}", job_ids=sorted(stale))
     moves.flush()
-    job_store.insert_results(unit.connection, results)
+    unit.insert_results(results)
     if widen:
         unit.topics.add(room_of(session_id))
 

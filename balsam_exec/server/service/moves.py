@@ -113,6 +113,7 @@ class Moves:
             self._dependents.deleted.add(job.id)
             self._unit.record(job.owner_id, Kind.JOB, job.id, job.site_id, job.state, "deleted", marks=job.tag_marks)
             self._unit.count(job.owner_id, job.site_id, job.state, -1)
+            self._unit.tags[job.id] = None
             self._known[job.id] = job
             self._dependents.causes[job.id] = Cause(job.id, "deleted")
             changes[job.id] = Change.of_deletion(job.state)
@@ -177,7 +178,7 @@ class Moves:
                 waiting = [TransferState.AWAITING_JOB.value]
                 store.move_transfers(connection, sorted(ids), direction, waiting, TransferState.PENDING.value)
         store.write_states(connection, self._with_growth(), now)
-        store.insert_results(connection, self._results)
+        self._unit.insert_results(self._results)
 
     def _descend(self) -> None:
         """Move the jobs below those that moved, until all of them are where their parents have them be."""

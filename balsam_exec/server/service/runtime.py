@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
 from balsam_exec.model.base import MAX_ENTITY
 from balsam_exec.server.hub import Hub
 from balsam_exec.server.service.handover import Given, Handover, Place
 from balsam_exec.server.service.leases import Lease
+from balsam_exec.server.service.recent import Recent
 from balsam_exec.server.service.unit import Unit
 from balsam_exec.server.store.database import Connection, Database
 from balsam_exec.server.store.dialect import notify
@@ -33,6 +34,7 @@ class Runtime:
         self.database = database
         self.hub = hub
         self.handover = Handover()
+        self.recent = Recent()
         self.clock = clock
         self.max_entity = max_entity  #: the largest serialized entity, in bytes
         #: Names this process to the others, so that it does not wake itself twice.
@@ -61,17 +63,19 @@ class Runtime:
     def write_now(self, use_case: Callable[Concatenate[Unit, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """The use case in a transaction of this thread. Who waits for its topics is woken after the commit."""
 
-        def work(connection: Connection) -> tuple[T, Iterable[str], list[tuple[Place, Lease]]]:
+        def work(connection: Connection) -> tuple[T, Unit, list[tuple[Place, Lease]]]:
             unit = Unit(connection, self.clock(), self.max_entity)
             result = use_case(unit, *args, **kwargs)
             leases = self.handover.lease(unit) if self.database.is_inline else []
             unit.flush()
             if unit.topics:
                 notify(connection, self.sender, unit.topics)
-            return result, unit.topics, leases
+            return result, unit, leases
 
-        result, topics, leases = self.database.transaction(work)
-        self.hub.publish(topics)
+        result, unit, leases = self.database.transaction(work)
+        remember = self.recent.keep if self.database.is_inline else self.recent.lose
+        remember(unit)
+        self.hub.publish(unit.topics)
         for place, lease in leases:
             place.given = Given(lease, self.hub.generation)
         return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import reduce
 from operator import or_
@@ -12,6 +12,7 @@ from typing import Any
 
 from balsam_exec.model.events import Kind
 from balsam_exec.model.queries import FeedQuery
+from balsam_exec.server.store import jobs as job_store
 from balsam_exec.server.store import log
 from balsam_exec.server.store.database import Connection
 from balsam_exec.server.store.types import encode, moment
@@ -79,7 +80,11 @@ class Unit:
         self.now = now  #: microseconds since 1970
         self.max_entity = max_entity  #: the largest serialized entity, in bytes
         self.topics: set[str] = set()
-        self._events: list[tuple[Any, ...]] = []
+        self.events: list[tuple[Any, ...]] = []
+        self.first_event: int | None = None  #: the id of the first, where the others follow it
+        self.results: dict[int, tuple[Any, ...]] = {}  #: the rows of jobs that ended
+        #: What jobs have as tags from now on; None where they have none, as they are deleted.
+        self.tags: dict[int, Mapping[str, str] | None] = {}
         self._told: dict[tuple[int, str, str], set[int | None]] = {}  #: the marks of (owner, kind, state)
         self._counts: Counter[tuple[int, int, str]] = Counter()
 
@@ -102,7 +107,7 @@ class Unit:
     ) -> None:
         """An event, for the log and the feed; of a job with the `tag_marks` of its tags, if they are known."""
         self._told.setdefault((owner_id, kind.value, str(target)), set()).add(marks)
-        self._events.append(
+        self.events.append(
             (owner_id, kind.value, subject_id, site_id, str(source), str(target), at or self.now, encode(data))
         )
 
@@ -110,9 +115,15 @@ class Unit:
         """The owner has that many more jobs in the state at the site."""
         self._counts[owner_id, site_id, str(state)] += change
 
+    def insert_results(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Rows of RESULT_COLUMNS."""
+        if rows:
+            job_store.insert_results(self.connection, rows)
+            self.results.update((row[0], row) for row in rows)
+
     def flush(self) -> None:
-        if self._events:
-            log.insert_events(self.connection, self._events)
+        if self.events:
+            self.first_event = log.insert_events(self.connection, self.events)
             for (owner_id, kind, to_state), marks in self._told.items():
                 for mark in _suffixes(marks) if kind == Kind.JOB else [""]:
                     self.topics.update(feed_topics(owner_id, [kind], ["", to_state], mark))

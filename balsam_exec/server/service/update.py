@@ -189,6 +189,7 @@ def _change_fields(unit: Unit, jobs: Sequence[JobRow], patch: JobPatch) -> None:
     store.update_fields(unit.connection, ids, columns, payload, unit.now)
     if patch.tags is not None:
         store.replace_tags(unit.connection, jobs[0].owner_id, ids, patch.tags)
+        unit.tags.update(dict.fromkeys(ids, patch.tags))
 
 
 def cancel_jobs(unit: Unit, owner_id: int, ids: Iterable[int]) -> list[int]:

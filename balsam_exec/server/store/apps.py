@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Text, bindparam, delete, insert, select, type_coerce, update
 
 from balsam_exec.model.queries import Query
 from balsam_exec.server.store import filters
@@ -17,14 +17,17 @@ from balsam_exec.server.store.types import AnyRow, IdList
 _FIELDS = {column.name: column for column in apps.c}
 
 _FOR_JOBS = Prepared(
-    select(apps.c.id, apps.c.site_id, apps.c.name, apps.c.spec, sites.c.settings)
+    select(
+        *(apps.c.id, apps.c.site_id, apps.c.name),
+        *(type_coerce(column, Text) for column in (apps.c.spec, sites.c.settings)),
+    )
     .join(sites, sites.c.id == apps.c.site_id)
     .where(any_of(apps.c.id, bindparam("ids", type_=IdList())), apps.c.owner_id == bindparam("owner"))
 )
 
 
 def for_jobs(connection: Connection, owner_id: int, ids: Iterable[int]) -> list[Any]:
-    """(id, site_id, name, spec, site's settings) of those of the apps that are the owner's."""
+    """(id, site_id, name, spec, site's settings) of those of the apps that are the owner's; the last two as JSON."""
     return list(_FOR_JOBS.rows(connection, {"ids": sorted(set(ids)), "owner": owner_id}))
 
 

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 from sqlalchemy import Connection as Connection  # what the rest of the server knows of SQLAlchemy
@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError, StatementError
 
 from balsam_exec.model.errors import BalsamError, Conflict, InvalidRequest, ServiceUnavailable
-from balsam_exec.server.store.dialect import is_sqlite, make_engine
+from balsam_exec.server.store.dialect import SqliteTransaction, is_sqlite, make_engine
 
 T = TypeVar("T")
 
@@ -39,6 +39,9 @@ class Database:
         )
         self._readers = ThreadPoolExecutor(4 if self.kind == "sqlite" else threads, thread_name_prefix="database")
         self._inline = self.kind == "sqlite"
+        self._begin: Callable[[Connection], AbstractContextManager[object]] = (
+            SqliteTransaction if self._inline else Connection.begin
+        )
         self._loop_thread = 0  #: the thread of what is done inline
         self._kept: dict[Engine, Connection] = {}  #: its connections
         self._writing = 0  #: how many transactions the writer has to do
@@ -52,7 +55,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection to read with: one snapshot on SQLite, one for each statement on PostgreSQL."""
-        with translated_errors(), self._connection(self._reading) as connection:
+        with translated_errors(), self._connection(self._reading) as connection, self._begin(connection):
             yield connection
 
     @contextmanager
@@ -63,17 +66,13 @@ class Database:
             with engine.connect() as connection:
                 yield connection
             return
-        connection = self._kept.get(engine) or self._kept.setdefault(engine, engine.connect())
-        try:
-            yield connection
-        finally:
-            connection.rollback()  # what a read has begun
+        yield self._kept.get(engine) or self._kept.setdefault(engine, engine.connect())
 
     def transaction(self, work: Callable[[Connection], T]) -> T:
         """`work` in a transaction, again where the database asks for it; so it has no effects but on the database."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                with translated_errors(), self._connection(self.engine) as connection, connection.begin():
+                with translated_errors(), self._connection(self.engine) as connection, self._begin(connection):
                     return work(connection)
             except _TryAgain:
                 if attempt == _ATTEMPTS:

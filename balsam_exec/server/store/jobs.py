@@ -29,6 +29,7 @@ PAYLOAD_COLUMNS = (
     *("job_id", "workdir", "tags", "data", "parameters", "launch_params", "transfers", "arguments"),
     *("stdout", "stderr", "input_files"),
 )
+RESULT_COLUMNS = ("job_id", "ok", "value", "exception", "error", "reason", "return_code")
 
 
 @dataclass(slots=True)
@@ -174,8 +175,8 @@ def write_states(connection: Connection, changed: Iterable[tuple[JobRow, int, in
 
 
 def insert_results(connection: Connection, rows: Sequence[Sequence[Any]]) -> None:
-    columns = ("job_id", "ok", "value", "exception", "error", "reason", "return_code")
-    dialect.bulk_insert(connection, job_results, columns, rows)
+    """Rows of RESULT_COLUMNS."""
+    dialect.bulk_insert(connection, job_results, RESULT_COLUMNS, rows)
 
 
 def delete_results(connection: Connection, ids: Sequence[int]) -> None:

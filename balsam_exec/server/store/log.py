@@ -22,11 +22,14 @@ _ADD = Prepared(
 _SUBTRACT = Prepared(text("UPDATE job_counts SET count = count + :change WHERE site_id = :site_id AND state = :state"))
 
 
-def insert_events(connection: Connection, rows: Sequence[Sequence[Any]]) -> None:
-    """Rows of (owner, kind, subject, site, from, to, microseconds, JSON text or None)."""
+def insert_events(connection: Connection, rows: Sequence[Sequence[Any]]) -> int | None:
+    """Rows of (owner, kind, subject, site, from, to, microseconds, JSON text or None). The id of the first, where the
+    others follow it."""
     for owner_id in sorted({row[0] for row in rows}):
         dialect.order_events(connection, owner_id)
+    first = dialect.next_id(connection, events)
     dialect.bulk_insert(connection, events, _EVENT, rows)
+    return first
 
 
 def change_counts(connection: Connection, changes: Mapping[tuple[int, int, str], int]) -> None:

@@ -1,0 +1,131 @@
+"""The end of the feed in memory: who follows it is told there, since to read back what was just written takes half as
+long as to write it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json
+
+from balsam_exec.model.events import Kind
+from balsam_exec.model.queries import FeedQuery
+from balsam_exec.server.service.feed import Told, ends
+from balsam_exec.server.service.unit import Unit
+from balsam_exec.server.store.filters import tag_pairs
+from balsam_exec.server.store.jobs import RESULT_COLUMNS
+from balsam_exec.server.store.types import moment
+
+#: Transactions that are kept, and what each may have: events, and bytes of them and of results.
+_TRANSACTIONS = 20
+_EVENTS = 1000
+_BYTES = 256 * 1024
+#: Jobs whose tags are kept.
+_JOBS = 10_000
+
+
+class _Written(NamedTuple):
+    """What a transaction wrote."""
+
+    first: int  #: the id of its first event; the others follow
+    events: list[tuple[Any, ...]]
+    results: Mapping[int, tuple[Any, ...]]
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.events) - 1
+
+
+class Recent:
+    """What the event loop of a service has written itself and last, without a gap. Nothing is guessed: what it does not
+    know is left to the database."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._written: deque[_Written] = deque(maxlen=_TRANSACTIONS)
+        self._tags: dict[int, Mapping[str, str]] = {}
+
+    def keep(self, unit: Unit) -> None:
+        """What was committed just now in the event loop."""
+        with self._lock:
+            self._learn(unit)
+            if unit.first_event is None:
+                return
+            if self._written and self._written[-1].last + 1 != unit.first_event:
+                self._written.clear()
+            if len(unit.events) <= _EVENTS and _size(unit) <= _BYTES:
+                self._written.append(_Written(unit.first_event, unit.events, unit.results))
+
+    def lose(self, unit: Unit) -> None:
+        """What was committed in another thread: somewhere there is a gap now."""
+        with self._lock:
+            self._learn(unit)
+            self._written.clear()
+
+    def _learn(self, unit: Unit) -> None:
+        for job_id, tags in unit.tags.items():
+            self._tags.pop(job_id, None)
+            if tags is not None:
+                self._tags[job_id] = tags
+        while len(self._tags) > _JOBS:
+            del self._tags[next(iter(self._tags))]
+
+    def told(self, owner_id: int, after: int, query: FeedQuery) -> Told | None:
+        """What `feed.read_feed` would tell; None where only the database knows."""
+        with self._lock:
+            written = self._written
+            if not written or not written[0].first - 1 <= after <= written[-1].last:
+                return None
+            pairs = tag_pairs(query.tags)
+            found: list[dict[str, Any]] = []
+            for some in reversed(list(takewhile(lambda some: some.last > after, reversed(written)))):
+                for event_id, row in enumerate(some.events, some.first):
+                    if event_id <= after or row[0] != owner_id or not _asked_for(row, query):
+                        continue
+                    if pairs and row[1] == Kind.JOB:
+                        tags = self._tags.get(row[2])
+                        if tags is None:
+                            return None
+                        if any(tags.get(key) != value for key, value in pairs):
+                            continue
+                    event = _event(event_id, row)
+                    if query.include_results and ends(event):
+                        result = some.results.get(row[2])
+                        if result is None:
+                            return None
+                        event["result"] = dict(zip(RESULT_COLUMNS[1:], result[1:], strict=True))
+                    found.append(event)
+            return Told(written[-1].last, found, True) if len(found) <= query.limit else None
+
+
+def _asked_for(row: tuple[Any, ...], query: FeedQuery) -> bool:
+    """But for the tags."""
+    _, kind, subject_id, site_id, _, to_state, *_ = row
+    return (
+        (not query.kind or kind in query.kind)
+        and (not query.to_state or to_state in query.to_state)
+        and (not query.site_id or site_id in query.site_id)
+        and (not query.subject_id or subject_id in query.subject_id)
+    )
+
+
+def _event(event_id: int, row: tuple[Any, ...]) -> dict[str, Any]:
+    _, kind, subject_id, site_id, from_state, to_state, timestamp, data = row
+    return {
+        "id": event_id,
+        "kind": kind,
+        "subject_id": subject_id,
+        "site_id": site_id,
+        "from_state": from_state,
+        "to_state": to_state,
+        "timestamp": moment(timestamp),
+        "data": from_json(data) if data else {},
+    }
+
+
+def _size(unit: Unit) -> int:
+    texts = (text for _, _, *some, _, _ in unit.results.values() for text in some)
+    return sum(len(text or "") for text in texts) + sum(len(row[-1] or "") for row in unit.events)
