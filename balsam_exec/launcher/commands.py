@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from balsam_exec.launcher import outcomes
 from balsam_exec.launcher.events import Ended, Outcome
@@ -45,7 +44,7 @@ class _Command:
     process: subprocess.Popen[bytes]
     tree: Tree
     pidfd: int
-    outputs: list[tuple[Path, int]]  #: the files of its stderr and stdout, and where in them it begins
+    outputs: list[outcomes.Output]  #: of its stderr and stdout
     conclude: Conclude
     around: Surroundings
     ending: bool = False  #: whether `around.end` is under way
@@ -83,10 +82,11 @@ class CommandRunner:
         with ExitStack() as opened:
             descriptors, outputs = [], []
             for name in outcomes.output_files(job):
-                descriptor = _open_output(around.workdir, name)
+                path = around.path(name)
+                descriptor = _open_output(path)
                 opened.callback(os.close, descriptor)
                 descriptors.append(descriptor)
-                outputs.append((around.workdir / name, os.lseek(descriptor, 0, os.SEEK_END)))
+                outputs.append((path, os.lseek(descriptor, 0, os.SEEK_END)))
             process = self._spawn(words, descriptors[-1], descriptors[0], around)
         command = _Command(process, Tree(process.pid), open_pidfd(process), outputs, conclude, around)
         self._commands[job.id] = command
@@ -178,7 +178,7 @@ def command_words(line: str, path: str | None) -> list[str]:
     if not _PLAIN.fullmatch(line):
         return shell
     try:
-        words = shlex.split(line)
+        words = shlex.split(line) if "'" in line else line.split()
     except ValueError:  # bash will say what is wrong with it
         return shell
     program = _find(words[0], path) if words else None
@@ -193,11 +193,10 @@ def _find(word: str, path: str | None) -> str | None:
     return shutil.which(word, path=path)
 
 
-def _open_output(workdir: Path, name: str) -> int:
-    path = workdir / name
+def _open_output(path: str) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     try:
         return os.open(path, flags, 0o666)
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         return os.open(path, flags, 0o666)

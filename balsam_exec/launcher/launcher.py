@@ -147,7 +147,7 @@ class Launcher:
             gone = NotFound(f"its app (id {job.app_id}) no longer exists")
             self.reactor.emit(Ended(job.id, cannot_start(gone)))
         elif preambles.HOOK in app.hooks:
-            call = preambles.call_of(job, app, self._session.site_id, self._mission.data / job.workdir)
+            call = preambles.call_of(job, app, self._session.site_id, self._workdir(job))
             self._preambles.ask(call, app.payload or b"", partial(self._start_after, start, app))
         else:
             self._start_after(start, app, "")
@@ -162,7 +162,7 @@ class Launcher:
         parts = {share.node: self._part(job, share) for share in placement.shares}
         first, own = next(iter(parts.values())), parts.get(self._here)
         environment = {**self._environment, **app.environment_variables, **first.variables}
-        around = Surroundings(self._mission.data / job.workdir, environment, own.binding if own else (), preamble)
+        around = Surroundings(self._workdir(job), environment, own.binding if own else (), preamble)
         is_python = app.command_template is None
         if job.ranks == 1 and own and is_python:
             self._python.start(job, app, around)
@@ -179,6 +179,9 @@ class Launcher:
         end = mpi.end_step(step) if launcher == "srun" else ()
         around = replace(around, environment={**mpi.ENVIRONMENT, **environment}, end=end)
         (self._ranks if is_python else self._commands).start(job, app, around, prefix)
+
+    def _workdir(self, job: LeasedJob) -> str:
+        return os.path.join(self._mission.data, job.workdir)
 
     def _part(self, job: LeasedJob, share: Share) -> mpi.Part:
         """What the job has of one node."""

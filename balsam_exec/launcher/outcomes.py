@@ -7,7 +7,6 @@ import re
 import signal
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from balsam_exec.apps.payload import dump_exception
 from balsam_exec.launcher import worker
@@ -17,6 +16,9 @@ from balsam_exec.model.errors import BalsamError, PayloadError, TooLarge
 from balsam_exec.model.jobs import Result
 from balsam_exec.model.sessions import LeasedJob
 from balsam_exec.model.states import JobState
+
+#: A file that a job writes to, and how long it was before.
+Output = tuple[str, int]
 
 #: Of the output in an error, and of an error in an event, in bytes.
 TAIL = 2000
@@ -54,10 +56,10 @@ def refused(problem: BalsamError) -> Outcome:
     return failed("exception", f"{type(problem).__name__}: {problem}", exception=payload)
 
 
-def command_ended(return_code: int, *outputs: tuple[Path, int]) -> Outcome:
+def command_ended(return_code: int, *outputs: Output) -> Outcome:
     """`return_code` as of subprocess: minus the signal's number if one killed it.
 
-    `outputs` are the files it wrote to and how long they were before; the error has the end of the first that grew.
+    The error has the end of the first of `outputs` that grew.
     """
     if return_code == 0:
         return done(return_code=0)
@@ -65,12 +67,12 @@ def command_ended(return_code: int, *outputs: tuple[Path, int]) -> Outcome:
     return failed("exit", error, return_code)
 
 
-def ranks_ended(return_code: int, *outputs: tuple[Path, int]) -> Outcome:
+def ranks_ended(return_code: int, *outputs: Output) -> Outcome:
     """The same for a command whose ranks something has started for us."""
     return node_failure(*outputs) or command_ended(return_code, *outputs)
 
 
-def node_failure(*outputs: tuple[Path, int]) -> Outcome | None:
+def node_failure(*outputs: Output) -> Outcome | None:
     """Of ranks that srun started, itself or for another MPI launcher: they were cut short with a node of theirs. None:
     nothing is said of that."""
     for output in outputs:
@@ -79,12 +81,12 @@ def node_failure(*outputs: tuple[Path, int]) -> Outcome | None:
     return None
 
 
-def worker_died(return_code: int, *outputs: tuple[Path, int]) -> Outcome:
+def worker_died(return_code: int, *outputs: Output) -> Outcome:
     error = f"the process that ran the job died: {how_it_ended(return_code)}\n{_last_words(outputs)}".strip()
     return failed("died", error, return_code)
 
 
-def answered(status: int, number: int, body: bytes, *outputs: tuple[Path, int]) -> Outcome:
+def answered(status: int, number: int, body: bytes, *outputs: Output) -> Outcome:
     """What a call came to, by the answer of the process that made it (worker.py)."""
     text = body[number if status == worker.RAISED else 0 :].decode("utf-8", "replace")
     match status:
@@ -126,22 +128,22 @@ def how_it_ended(return_code: int) -> str:
     return f"killed by {number.name}{_HINTS.get(number, '')}"
 
 
-def size(path: Path) -> int:
+def size(path: str) -> int:
     """Of a file that may not be there yet."""
     try:
-        return path.stat().st_size
+        return os.path.getsize(path)
     except OSError:
         return 0
 
 
-def _last_words(outputs: Iterable[tuple[Path, int]]) -> str:
+def _last_words(outputs: Iterable[Output]) -> str:
     return next(filter(None, (tail(*output) for output in outputs)), "")
 
 
-def tail(path: Path, start: int = 0) -> str:
+def tail(path: str, start: int = 0) -> str:
     """The last of a file that was `start` bytes long before."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(start, end - TAIL))
             return file.read().decode("utf-8", "replace").strip()

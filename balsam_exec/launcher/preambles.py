@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from balsam_exec.hooks.calls import Ending, HookAnswer, HookCall
@@ -77,7 +76,7 @@ class Preambles:
         return f"{HOOK}: {answer.error}\n{answer.traceback}".strip()
 
 
-def call_of(job: LeasedJob, app: AppRecord, site_id: int, workdir: Path) -> HookCall:
+def call_of(job: LeasedJob, app: AppRecord, site_id: int, workdir: str) -> HookCall:
     """The question for the job's preamble. What a lease does not tell of a job is asked for when somebody wants it."""
     state = JobState.RESTART_READY if job.restarted else JobState.PREPROCESSED
     known = {name: getattr(job, name) for name in LeasedJob.model_fields if name in JobRecord.model_fields}
@@ -86,7 +85,7 @@ def call_of(job: LeasedJob, app: AppRecord, site_id: int, workdir: Path) -> Hook
     return HookCall(
         hook=HOOK,
         job=record,
-        workdir=str(workdir),
+        workdir=workdir,
         app_digest=app.digest,
         environment=app.environment_variables,
         isolated=app.isolation is Isolation.PROCESS,

@@ -65,7 +65,7 @@ def _entries(directory: Path) -> list[Path]:
         return []
 
 
-def _conclude(exchange: Path, ranks: int, return_code: int, *outputs: tuple[Path, int]) -> Outcome:
+def _conclude(exchange: Path, ranks: int, return_code: int, *outputs: outcomes.Output) -> Outcome:
     """What became of the call, when nothing is left of it."""
     try:
         failure, value = exchange / "failure", exchange / "value"
@@ -81,7 +81,7 @@ def _conclude(exchange: Path, ranks: int, return_code: int, *outputs: tuple[Path
         shutil.rmtree(exchange, ignore_errors=True)
 
 
-def _read(path: Path, outputs: tuple[tuple[Path, int], ...]) -> Outcome:
+def _read(path: Path, outputs: tuple[outcomes.Output, ...]) -> Outcome:
     frame = path.read_bytes()
     _, status, number = worker.ANSWER.unpack_from(frame)
     return outcomes.answered(status, number, frame[worker.ANSWER.size :], *outputs)

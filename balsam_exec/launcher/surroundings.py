@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from balsam_exec.platform.cpus import Core
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    workdir: Path
+    workdir: str
     environment: Mapping[str, str]
     binding: tuple[Core, ...] = ()  #: the CPUs of each of its ranks on the node; empty: any
     preamble: str = ""  #: lines for the shell that starts it; empty: there need not be one
     #: The command that has its ranks end, on whatever node; none: they are told by what started them here.
     end: Sequence[str] = ()
+
+    def path(self, name: str) -> str:
+        """Of a file of the workdir."""
+        return os.path.join(self.workdir, name)
 
     @property
     def cpus(self) -> Core:

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from balsam_exec.apps import codec
 from balsam_exec.launcher import outcomes, worker
@@ -35,7 +34,7 @@ _CHUNK = 256 * 1024
 @dataclass(slots=True)
 class _Task:
     job_id: int
-    outputs: list[tuple[Path, int]]  #: the files of its stderr and stdout, and where in them it begins
+    outputs: list[outcomes.Output]  #: of its stderr and stdout
     outcome: Outcome | None = None  #: where it was told to end, and answered all the same
 
 
@@ -173,15 +172,14 @@ class PythonRunner:
         except ConfigurationError:
             self._idle.append(chosen)
             raise
-        workdir = around.workdir
         files = outcomes.output_files(job)
-        chosen.task = _Task(job.id, [(path, outcomes.size(path)) for path in (workdir / name for name in files)])
+        chosen.task = _Task(job.id, [(path, outcomes.size(path)) for path in map(around.path, files)])
         self._busy[job.id] = chosen
         if app.digest not in chosen.apps:
             chosen.apps.add(app.digest)
             chosen.send(("app", app.digest, app.payload, app.isolation is Isolation.PROCESS))
         variables = {"BALSAM_JOB_ID": str(job.id)}
-        chosen.send(("call", app.digest, job.arguments or NO_ARGUMENTS, str(workdir), files, variables))
+        chosen.send(("call", app.digest, job.arguments or NO_ARGUMENTS, around.workdir, files, variables))
 
     def kill(self, job_id: int, signum: signal.Signals) -> bool:
         """Signal the job's worker, and all it started; False if it is none of ours."""

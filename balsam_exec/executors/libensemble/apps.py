@@ -71,8 +71,8 @@ def workdir_for(workflow: str, directory: str) -> str:
 
 def link(data: Path, workdir: str, directory: str) -> None:
     """Make the workdir of the site be that directory."""
-    path = data / workdir
-    if not path.is_symlink():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path = os.path.join(data, workdir)
+    if not os.path.islink(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         with suppress(FileExistsError):  # another worker was faster, with the same
-            path.symlink_to(directory, target_is_directory=True)
+            os.symlink(directory, path, target_is_directory=True)

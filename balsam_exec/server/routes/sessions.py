@@ -84,7 +84,8 @@ async def acquire(request: Request, session_id: PathId, user: User, key: Key = N
 
     With an `Idempotency-Key` a request whose answer was lost can be repeated, and gives the same jobs.
     """
-    lease = await _Taker(request, session_id, user, key).take(await ACQUIRE.read(request))
+    asked = await ACQUIRE.read(request)
+    lease = await _Taker(request, session_id, user, key, asked).take(asked)
     return answer({"jobs": lease.jobs})
 
 
@@ -94,7 +95,7 @@ async def keep_acquiring(request: Request, session_id: int, user: int, key: str 
     With its key a usual acquire gives all that the session holds: what came here, and what was lost.
     """
     asked = await ACQUIRE.read(request)
-    taker = _Taker(request, session_id, user, key, stands=True)
+    taker = _Taker(request, session_id, user, key, asked, stands=True)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + asked.timeout
     wanted: AcquireRequest | None = asked
@@ -107,7 +108,16 @@ async def keep_acquiring(request: Request, session_id: int, user: int, key: str 
 class _Taker:
     """Takes jobs for a session as one call of acquire, several times if it stands."""
 
-    def __init__(self, request: Request, session_id: int, user: int, key: str | None, *, stands: bool = False) -> None:
+    def __init__(
+        self,
+        request: Request,
+        session_id: int,
+        user: int,
+        key: str | None,
+        asked: AcquireRequest,
+        *,
+        stands: bool = False,
+    ) -> None:
         self._stands = stands
         self._request = request
         self._app = runtime(request)
@@ -115,14 +125,14 @@ class _Taker:
         self._session_id = session_id
         self._user = user
         self._key = key
+        self._asked = leases.Asked.by(user, asked, key)
         self._room = room_of(session_id)
         self._begin = self._app.hub.generation
         self._goes_on = False
 
     async def take(self, wanted: AcquireRequest) -> leases.Lease:
         """Waits for something to take, or until there is more room for it."""
-        hub, goes_on = self._app.hub, self._goes_on
-        asked = leases.Asked.by(self._user, wanted, self._key)
+        hub, asked, goes_on = self._app.hub, self._asked, self._goes_on
         place = self._app.handover.place(
             lambda unit: leases.acquire(
                 unit, self._user, self._session_id, wanted, self._key, stands=self._stands, goes_on=goes_on

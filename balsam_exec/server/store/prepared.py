@@ -76,7 +76,7 @@ class _Compiled:
         self._row: Callable[[Sequence[Any]], AnyRow] = namedtuple("Row", self.names, rename=True)._make
 
     def execute(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
-        given = {**self._usual, **parameters}
+        given = {**self._usual, **parameters} if self._usual else parameters
         values = [given[name] if process is None else process(given[name]) for name, process in self._binds]
         with by_driver(connection, self._sql) as driver:
             return driver.execute(self._sql, values)
