@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.types import Message
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from balsam_exec.server.app import _respond
+from balsam_exec.server.auth import Authenticator
+from balsam_exec.server.routes.lane import serve
+from balsam_exec.server.service import create, users
 from tests.server.http import Http
+from tests.server.world import World
 from tests.support.services import LiveService
 
 Start = Callable[[str], LiveService]
@@ -305,3 +313,42 @@ def test_a_standing_request_is_refused_as_others_are(live: LiveService) -> None:
         assert answer(connection)[:2] == (1, 404)
         connection.send(b"+2 GET /events/feed?cursor=nonsense\n")
         assert answer(connection)[:2] == (2, 422)
+
+
+# --- in one process
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_who_follows_on_a_lane_that_ends_waits_no_more(sqlite_url: str, reads: bool) -> None:
+    """Also where he is gone in the midst of an answer."""
+
+    async def follow(world: World) -> None:
+        hub, messages, sending = world.runtime.hub, asyncio.Queue[Message](), asyncio.Event()
+
+        async def send(message: Message) -> None:
+            if message["type"] == "websocket.send":
+                sending.set()
+                await asyncio.sleep(0 if reads else 2 * DEADLINE)
+
+        hub.start()
+        token = world.write(users.create_token, world.owner, "lane", None)["token"].encode()
+        app = SimpleNamespace(state=SimpleNamespace(runtime=world.runtime, authenticator=Authenticator(world.runtime)))
+        scope = {"type": "websocket", "app": app, "headers": [(b"authorization", b"Bearer " + token)]}
+        messages.put_nowait({"type": "websocket.connect"})
+        messages.put_nowait({"type": "websocket.receive", "bytes": b"+1 GET /events/feed"})
+        lane = asyncio.create_task(serve(scope, messages.get, send, _respond))
+        while not hub._waiting:
+            await asyncio.sleep(0.001)
+        await world.runtime.write_brief(create.create_jobs, world.owner, [world.spec()])
+        await sending.wait()
+        messages.put_nowait({"type": "websocket.disconnect"})
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+        lane.result()
+        assert not hub._waiting
+
+    async def run(world: World) -> None:
+        async with asyncio.timeout(DEADLINE):
+            await follow(world)
+
+    with closing(World(sqlite_url)) as world:
+        asyncio.run(run(world))
