@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 from balsam_exec.server.app import _respond
 from balsam_exec.server.auth import Authenticator
 from balsam_exec.server.routes.lane import serve
-from balsam_exec.server.service import create, users
+from balsam_exec.server.service import create, update, users
 from tests.server.http import Http
 from tests.server.world import World
 from tests.support.services import LiveService
@@ -318,37 +318,111 @@ def test_a_standing_request_is_refused_as_others_are(live: LiveService) -> None:
 # --- in one process
 
 
-@pytest.mark.parametrize("reads", [True, False])
-def test_who_follows_on_a_lane_that_ends_waits_no_more(sqlite_url: str, reads: bool) -> None:
-    """Also where he is gone in the midst of an answer."""
+class Follower:
+    """A lane in the process of its service, on which the feed is followed; what it hears."""
 
-    async def follow(world: World) -> None:
-        hub, messages, sending = world.runtime.hub, asyncio.Queue[Message](), asyncio.Event()
-
-        async def send(message: Message) -> None:
-            if message["type"] == "websocket.send":
-                sending.set()
-                await asyncio.sleep(0 if reads else 2 * DEADLINE)
-
-        hub.start()
+    def __init__(self, world: World, *targets: str) -> None:
+        self.hub = world.runtime.hub
+        self.heard: dict[int, list[int]] = {number: [] for number in range(len(targets))}
+        self.reads = asyncio.Event()  #: whether he does
+        self.reads.set()
+        self.sending = asyncio.Event()
         token = world.write(users.create_token, world.owner, "lane", None)["token"].encode()
         app = SimpleNamespace(state=SimpleNamespace(runtime=world.runtime, authenticator=Authenticator(world.runtime)))
         scope = {"type": "websocket", "app": app, "headers": [(b"authorization", b"Bearer " + token)]}
-        messages.put_nowait({"type": "websocket.connect"})
-        messages.put_nowait({"type": "websocket.receive", "bytes": b"+1 GET /events/feed"})
-        lane = asyncio.create_task(serve(scope, messages.get, send, _respond))
-        while not hub._waiting:
-            await asyncio.sleep(0.001)
+        self._messages = asyncio.Queue[Message]()
+        self._messages.put_nowait({"type": "websocket.connect"})
+        for number, target in enumerate(targets):
+            frame = f"+{number} GET /events/feed?cursor=0&kind=job{target}".encode()
+            self._messages.put_nowait({"type": "websocket.receive", "bytes": frame})
+        self.hub.start()
+        self.lane = asyncio.create_task(serve(scope, self._messages.get, self._send, _respond))
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "websocket.send":
+            self.sending.set()
+            await self.reads.wait()
+            head, _, body = message["bytes"].partition(b"\n")
+            self.heard[int(head.split()[0])] += [event["id"] for event in json.loads(body)["events"]]
+
+    def leave(self) -> None:
+        self._messages.put_nowait({"type": "websocket.disconnect"})
+
+
+def in_one_process(test: Callable[[World], Awaitable[None]]) -> Callable[[str], None]:
+    def run(sqlite_url: str) -> None:
+        async def in_time(world: World) -> None:
+            async with asyncio.timeout(DEADLINE):
+                await test(world)
+
+        with closing(World(sqlite_url)) as world:
+            asyncio.run(in_time(world))
+
+    run.__name__ = test.__name__
+    return run
+
+
+@in_one_process
+async def test_who_follows_is_told_what_was_just_written_without_the_database(world: World) -> None:
+    follower = Follower(world, "")
+    while not follower.hub._waiting:
+        await asyncio.sleep(0.001)
+    world.runtime.read_brief = None  # type: ignore[method-assign,assignment]
+    for told in (1, 2):
         await world.runtime.write_brief(create.create_jobs, world.owner, [world.spec()])
-        await sending.wait()
-        messages.put_nowait({"type": "websocket.disconnect"})
-        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
-        lane.result()
-        assert not hub._waiting
+        while len(follower.heard[0]) < told:
+            await asyncio.sleep(0.001)
+    follower.leave()
+    await follower.lane
 
-    async def run(world: World) -> None:
-        async with asyncio.timeout(DEADLINE):
-            await follow(world)
 
-    with closing(World(sqlite_url)) as world:
-        asyncio.run(run(world))
+async def _leave(world: World, *, reads: bool) -> None:
+    follower, left = Follower(world, ""), []
+    while not follower.hub._waiting:
+        await asyncio.sleep(0.001)
+    answering = asyncio.all_tasks() - {asyncio.current_task(), follower.lane}
+    if not reads:
+        follower.reads.clear()
+    await world.runtime.write_brief(create.create_jobs, world.owner, [world.spec()])
+    await follower.sending.wait()
+    for task in answering:
+        task.add_done_callback(lambda _: left.append(dict(follower.hub._waiting)))
+    follower.leave()
+    await asyncio.wait([follower.lane, *answering])
+    follower.lane.result()
+    assert left == [{}]
+
+
+@in_one_process
+async def test_who_follows_on_a_lane_that_ends_waits_no_more(world: World) -> None:
+    await _leave(world, reads=True)
+
+
+@in_one_process
+async def test_who_is_gone_in_the_midst_of_an_answer_waits_no_more(world: World) -> None:
+    await _leave(world, reads=False)
+
+
+@in_one_process
+async def test_who_follows_hears_everything_once_whoever_writes_it(world: World) -> None:
+    follower = Follower(world, "", "&limit=2", "&tags=a:1&include_results=true")
+    pink, runtime = [], world.runtime
+
+    async def write(times: int) -> None:
+        for number in range(times):
+            write = runtime.write if number % 5 == times % 5 else runtime.write_brief
+            spec = world.spec(tags={"a": str(number % 2)})
+            body = await write(create.create_jobs, world.owner, [spec] * (1 + number % 3))
+            created = [job["id"] for job in json.loads(body)]
+            pink.extend(created if number % 2 else [])
+            await runtime.write_brief(update.kill_jobs, world.owner, created[:1])
+
+    await asyncio.gather(*map(write, (20, 21, 22)))
+    told = {number: world.feed(0, kind=["job"])["events"] for number in (0, 1)}
+    told[2] = [event for event in told[0] if event["subject_id"] in pink]
+    expected = {number: [event["id"] for event in events] for number, events in told.items()}
+    while any(len(follower.heard[number]) < len(expected[number]) for number in expected):
+        await asyncio.sleep(0.001)
+    assert follower.heard == expected
+    follower.leave()
+    await follower.lane
