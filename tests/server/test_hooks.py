@@ -204,6 +204,15 @@ def test_files_of_parents(world: World) -> None:
     assert world.state(child) == S.PREPROCESSED
 
 
+def test_a_job_that_has_ended_is_at_no_site(world: World) -> None:
+    session, [job] = world.started()
+    broken = Result(ok=False, error="exit code 3", reason="exit", return_code=3)
+    world.report(session, world.a_report(job, S.RUN_ERROR, result=broken))
+    visit = Visit(job["id"], world.epoch(job["id"]), S.FAILED)
+    assert say(world, visit, state=S.FAILED, state_data={"why": "hook"}) == [visit]
+    assert world.read(feed.results, world.owner, [job["id"]])[job["id"]]["error"] == broken.error
+
+
 def test_someone_elses_site(world: World) -> None:
     site, [job] = world.site, world.create(world.spec(world.hooked))
     world.settle_in_as("bob")

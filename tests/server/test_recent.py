@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 
 from balsam_exec.model.errors import Conflict, IllegalTransition
 from balsam_exec.model.events import Kind
-from balsam_exec.model.hooks import AT_SITE, HookReport, Visit
+from balsam_exec.model.hooks import HookReport, Visit
 from balsam_exec.model.jobs import JobPatch, Result
 from balsam_exec.model.queries import FeedQuery
 from balsam_exec.model.states import TERMINAL
@@ -275,6 +275,34 @@ def test_the_tags_of_the_last_jobs_are_kept(memory: Memory, monkeypatch: pytest.
     assert ids(asked[three]) == [three]
 
 
+@pytest.mark.parametrize(("bound", "value"), [("_EVENTS", 2), ("_BYTES", 20)])
+def test_what_is_too_much_is_left_to_the_database(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
+) -> None:
+    monkeypatch.setattr(recent, bound, value)
+    world = memory.world
+    session = world.open()
+    world.create()
+    [leased] = world.acquire(session)
+    begin = memory.head()
+    world.run(session, leased, result=Result(ok=True, value=b"v" * 30))
+    assert memory.told(begin) is None
+    begin = memory.head()
+    assert memory.told(begin) is None
+    [job] = world.create()
+    assert ids(memory.told(begin)) == [job]
+
+
+def test_jobs_of_very_many_tags_are_left_to_the_database(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent, "_TAGS", 1)
+    world = memory.world
+    world.create()
+    begin = memory.head()
+    world.create(world.spec(tags={"k": "a", "x": "y"}))
+    assert memory.told(begin, tags=["k:a"]) is None
+    assert memory.told(begin) is not None
+
+
 # --- anything
 
 
@@ -404,9 +432,8 @@ class Followed(RuleBasedStateMachine):
         user, job = self.pick(index)
         with self.act(user, inline) as here:
             visit = Visit(job, self.world.epoch(job), S(self.world.state(job)))
-            if visit.state in AT_SITE:
-                report = HookReport(visit=visit, patch=JobPatch(state=S.FAILED, state_data={"why": "hook"}))
-                self.world.write(hooks.record, here["owner"], here["site"], [report])
+            report = HookReport(visit=visit, patch=JobPatch(state=S.FAILED, state_data={"why": "hook"}))
+            self.world.write(hooks.record, here["owner"], here["site"], [report])
 
     @precondition(lambda self: self.jobs)
     @rule(index=index)
@@ -438,4 +465,6 @@ class Followed(RuleBasedStateMachine):
 def test_any_feed_is_told_as_the_database_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent, "_JOBS", 5)
     monkeypatch.setattr(recent, "_TRANSACTIONS", 6)
+    monkeypatch.setattr(recent, "_EVENTS", 8)
+    monkeypatch.setattr(recent, "_BYTES", 60)
     run_machine(Followed, World(f"sqlite:///{tmp_path / 'balsam.db'}"), examples=10, steps=30)

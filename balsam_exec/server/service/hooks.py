@@ -73,7 +73,7 @@ def record(unit: Unit, owner_id: int, site_id: int, reports: Sequence[HookReport
     patches, late, failures = [], [], []
     for visit, patch in ((report.visit, report.patch) for report in reports):
         job = jobs.get(visit.job_id)
-        if job is None or job.site_id != site_id or (job.id, job.epoch, job.state) != visit:
+        if job is None or job.site_id != site_id or (job.id, job.epoch, job.state) != visit or job.state not in AT_SITE:
             late.append(visit)
             continue
         patches.append((job, patch))

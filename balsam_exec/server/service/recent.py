@@ -23,8 +23,9 @@ from balsam_exec.server.store.types import moment
 _TRANSACTIONS = 20
 _EVENTS = 1000
 _BYTES = 256 * 1024
-#: Jobs whose tags are kept.
+#: Jobs whose tags are kept, and how many of each.
 _JOBS = 10_000
+_TAGS = 10
 
 
 class _Written(NamedTuple):
@@ -54,9 +55,10 @@ class Recent:
             self._learn(unit)
             if unit.first_event is None:
                 return
-            if self._written and self._written[-1].last + 1 != unit.first_event:
+            is_too_much = len(unit.events) > _EVENTS or _size(unit) > _BYTES
+            if is_too_much or (self._written and self._written[-1].last + 1 != unit.first_event):
                 self._written.clear()
-            if len(unit.events) <= _EVENTS and _size(unit) <= _BYTES:
+            if not is_too_much:
                 self._written.append(_Written(unit.first_event, unit.events, unit.results))
 
     def lose(self, unit: Unit) -> None:
@@ -68,7 +70,7 @@ class Recent:
     def _learn(self, unit: Unit) -> None:
         for job_id, tags in unit.tags.items():
             self._tags.pop(job_id, None)
-            if tags is not None:
+            if tags is not None and len(tags) <= _TAGS:
                 self._tags[job_id] = tags
         while len(self._tags) > _JOBS:
             del self._tags[next(iter(self._tags))]
@@ -98,7 +100,9 @@ class Recent:
                             return None
                         event["result"] = dict(zip(RESULT_COLUMNS[1:], result[1:], strict=True))
                     found.append(event)
-            return Told(written[-1].last, found, True) if len(found) <= query.limit else None
+                    if len(found) > query.limit:
+                        return None
+            return Told(written[-1].last, found, True)
 
 
 def _asked_for(row: tuple[Any, ...], query: FeedQuery) -> bool:

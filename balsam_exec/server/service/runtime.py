@@ -73,8 +73,10 @@ class Runtime:
             return result, unit, leases
 
         result, unit, leases = self.database.transaction(work)
-        remember = self.recent.keep if self.database.is_inline else self.recent.lose
-        remember(unit)
+        if self.database.is_inline:
+            self.recent.keep(unit)
+        elif self.database.kind == "sqlite":
+            self.recent.lose(unit)
         self.hub.publish(unit.topics)
         for place, lease in leases:
             place.given = Given(lease, self.hub.generation)
