@@ -45,8 +45,9 @@ def for_executable(
         executor._check_app_exists(app)
         link(app.data, workdir, here)
         for name in outputs:
-            with suppress(FileNotFoundError):  # else it is a former run's, and the launcher appends
-                os.truncate(os.path.join(here, name), 0)
+            # Empty, for the launcher appends; and made here, since all wait for the launcher. Directories are its.
+            with suppress(FileNotFoundError), open(os.path.join(here, name), "wb"):
+                pass
         if env_script is not None:
             words = executor._process_env_script(task, words, env_script)
     task.runline = " ".join(words)

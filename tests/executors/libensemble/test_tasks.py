@@ -108,6 +108,16 @@ def test_an_executable_runs_where_its_caller_is(
     assert (other / f"{elsewhere.name}.out").exists()
 
 
+def test_the_output_files_of_an_executable_are_there_before_it_runs(executor: BalsamExecutor, tmp_path: Path) -> None:
+    (tmp_path / "out.txt").write_text("of a former run")
+    task = executor.submit(app_name="sh", num_nodes=4711, stdout="out.txt", stderr="err.txt")
+    assert task.read_stdout() == task.read_stderr() == ""
+    task.kill()
+    below = executor.submit(app_name="sh", app_args=["-c", "echo here"], stdout="new/directory/out.txt")
+    below.wait(DEADLINE)
+    assert below.read_stdout() == "here\n"
+
+
 def test_an_executable_in_the_environment_of_a_script(executor: BalsamExecutor, tmp_path: Path) -> None:
     script = tmp_path / "env.sh"
     script.write_text("#!/bin/sh\nexport FROM_SCRIPT=yes\n")
