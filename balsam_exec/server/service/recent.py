@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -78,31 +78,37 @@ class Recent:
     def told(self, owner_id: int, after: int, query: FeedQuery) -> Told | None:
         """What `feed.read_feed` would tell; None where only the database knows."""
         with self._lock:
-            written = self._written
-            if not written or not written[0].first - 1 <= after <= written[-1].last:
+            if not self._written or not self._written[0].first - 1 <= after <= self._written[-1].last:
                 return None
             pairs = tag_pairs(query.tags)
             found: list[dict[str, Any]] = []
-            for some in reversed(list(takewhile(lambda some: some.last > after, reversed(written)))):
-                for event_id, row in enumerate(some.events, some.first):
-                    if event_id <= after or row[0] != owner_id or not _asked_for(row, query):
-                        continue
-                    if pairs and row[1] == Kind.JOB:
-                        tags = self._tags.get(row[2])
-                        if tags is None:
-                            return None
-                        if any(tags.get(key) != value for key, value in pairs):
-                            continue
-                    event = _event(event_id, row)
-                    if query.include_results and ends(event):
-                        result = some.results.get(row[2])
-                        if result is None:
-                            return None
-                        event["result"] = dict(zip(RESULT_COLUMNS[1:], result[1:], strict=True))
-                    found.append(event)
-                    if len(found) > query.limit:
+            for event_id, row, results in self._since(after):
+                if row[0] != owner_id or not _asked_for(row, query):
+                    continue
+                if pairs and row[1] == Kind.JOB:
+                    tags = self._tags.get(row[2])
+                    if tags is None:
                         return None
-            return Told(written[-1].last, found, True)
+                    if any(tags.get(key) != value for key, value in pairs):
+                        continue
+                event = _event(event_id, row)
+                if query.include_results and ends(event):
+                    result = results.get(row[2])
+                    if result is None:
+                        return None
+                    event["result"] = dict(zip(RESULT_COLUMNS[1:], result[1:], strict=True))
+                found.append(event)
+                if len(found) > query.limit:
+                    return None
+            return Told(self._written[-1].last, found, True)
+
+    def _since(self, after: int) -> Iterator[tuple[int, tuple[Any, ...], Mapping[int, tuple[Any, ...]]]]:
+        """Events, with their ids and the results of their transactions."""
+        new = list(takewhile(lambda written: written.last > after, reversed(self._written)))
+        for written in reversed(new):
+            for event_id, row in enumerate(written.events, written.first):
+                if event_id > after:
+                    yield event_id, row, written.results
 
 
 def _asked_for(row: tuple[Any, ...], query: FeedQuery) -> bool:
