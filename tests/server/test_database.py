@@ -107,6 +107,15 @@ class Users:
         with self.database.reading() as connection:
             return counted(connection)
 
+    def check_undone(self, refused: Callable[[Connection], None], after: Callable[[Connection], None]) -> None:
+        """The one leaves nothing, and the other is carried out as if it had not been."""
+        with pytest.raises(Conflict):
+            self.database.transaction(refused)
+        assert self.is_left_alone()
+        assert self.count() == 0
+        self.database.transaction(after)
+        assert self.count() == 1
+
 
 @pytest.fixture(params=["in the loop", "in a thread"])
 def table(request: pytest.FixtureRequest, tmp_path: Path, database: Database) -> Users:
@@ -156,12 +165,7 @@ def test_a_statement_that_fails_undoes_the_others(table: Users, way: Insert) -> 
         for other in (by_driver, by_sqlalchemy, way):
             other(connection)
 
-    with pytest.raises(Conflict):
-        table.database.transaction(work)
-    assert table.is_left_alone()
-    assert table.count() == 0
-    table.database.transaction(way)
-    assert table.count() == 1
+    table.check_undone(work, way)
 
 
 @pytest.mark.parametrize("way", [by_driver, by_sqlalchemy])
@@ -171,12 +175,7 @@ def test_a_commit_that_fails_undoes_all(table: Users, way: Insert) -> None:
         connection.execute(text("PRAGMA defer_foreign_keys=ON"))
         connection.execute(text("INSERT INTO tokens (user_id, name, hash, created) VALUES (99, '', '', 1)"))
 
-    with pytest.raises(Conflict):
-        table.database.transaction(work)
-    assert table.is_left_alone()
-    assert table.count() == 0
-    table.database.transaction(way)
-    assert table.count() == 1
+    table.check_undone(work, way)
 
 
 def test_who_cannot_begin_says_so_and_may_come_again(table: Users) -> None:

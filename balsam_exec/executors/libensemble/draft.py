@@ -103,8 +103,7 @@ def job_spec(task: BalsamTask, fields: Mapping[str, Any]) -> JobSpec:
         raise ExecutorException(explain(error)) from None
 
 
-def changed_environment(before: Mapping[bytes, bytes]) -> dict[str, str]:
+def changed_environment(before: Mapping[str, str]) -> dict[str, str]:
     """The variables that were set since, by user functions for what they run."""
-    changed = {name: value for name, value in os.environb.items() if before.get(name) != value}  # undecoded: many tasks
-    decoded = {os.fsdecode(name): os.fsdecode(value) for name, value in changed.items()}
-    return {name: value for name, value in decoded.items() if not _OWN_VARIABLES.match(name)}
+    changed = {name: value for name, value in os.environ.items() if before.get(name) != value}
+    return {name: value for name, value in changed.items() if not _OWN_VARIABLES.match(name)}

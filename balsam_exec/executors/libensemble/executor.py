@@ -75,7 +75,7 @@ class BalsamExecutor(OfWorkers):
         self._site = getattr(site, "id", site)
         self._session: Session | None = None
         self._ignored: set[str] = set()
-        self._environment = dict(os.environb)
+        self._environment = dict(os.environ)
         self.workflow_name = workflow_name
         self.allocations: list[BatchJob] = []
         super().__init__()

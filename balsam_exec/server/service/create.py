@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from pydantic_core import from_json
-
 from balsam_exec.model.apps import HOOK_STEPS, ParameterSpec, TransferSlot, check_parameters
 from balsam_exec.model.errors import Conflict, NotFound, ParameterError
 from balsam_exec.model.events import Kind
@@ -21,7 +19,7 @@ from balsam_exec.server.service.unit import Unit, hooks_at, tag_marks, work_at
 from balsam_exec.server.store import apps as app_store
 from balsam_exec.server.store import dialect, keys, schema
 from balsam_exec.server.store import jobs as store
-from balsam_exec.server.store.types import encode
+from balsam_exec.server.store.types import decode, encode
 
 _FINISHED = JobState.JOB_FINISHED
 
@@ -41,8 +39,7 @@ class AppTerms:
     @classmethod
     @lru_cache(maxsize=256)  # campaigns are of few apps
     def of(cls, site_id: int, name: str, app_json: str, site_json: str | None) -> AppTerms:
-        spec: dict[str, Any] = from_json(app_json)
-        site: dict[str, Any] = from_json(site_json or "{}")
+        spec, site = decode(app_json), decode(site_json)
         steps = Step.NONE
         for hook in spec.get("hooks", ()):
             steps |= HOOK_STEPS.get(hook, Step.NONE)

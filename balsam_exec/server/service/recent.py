@@ -9,15 +9,14 @@ from collections.abc import Iterator, Mapping
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from pydantic_core import from_json
-
 from balsam_exec.model.events import Kind
 from balsam_exec.model.queries import FeedQuery
 from balsam_exec.server.service.feed import Told, ends
 from balsam_exec.server.service.unit import Unit
 from balsam_exec.server.store.filters import tag_pairs
 from balsam_exec.server.store.jobs import RESULT_COLUMNS
-from balsam_exec.server.store.types import moment
+from balsam_exec.server.store.log import EventRow
+from balsam_exec.server.store.types import decode, moment
 
 #: Transactions that are kept, and what each may have: events, and bytes of them and of results.
 _TRANSACTIONS = 20
@@ -32,7 +31,7 @@ class _Written(NamedTuple):
     """What a transaction wrote."""
 
     first: int  #: the id of its first event; the others follow
-    events: list[tuple[Any, ...]]
+    events: list[EventRow]
     results: Mapping[int, tuple[Any, ...]]
 
     @property
@@ -83,17 +82,17 @@ class Recent:
             pairs = tag_pairs(query.tags)
             found: list[dict[str, Any]] = []
             for event_id, row, results in self._since(after):
-                if row[0] != owner_id or not _asked_for(row, query):
+                if row.owner_id != owner_id or not _asked_for(row, query):
                     continue
-                if pairs and row[1] == Kind.JOB:
-                    tags = self._tags.get(row[2])
+                if pairs and row.kind == Kind.JOB:
+                    tags = self._tags.get(row.subject_id)
                     if tags is None:
                         return None
                     if any(tags.get(key) != value for key, value in pairs):
                         continue
                 event = _event(event_id, row)
                 if query.include_results and ends(event):
-                    result = results.get(row[2])
+                    result = results.get(row.subject_id)
                     if result is None:
                         return None
                     event["result"] = dict(zip(RESULT_COLUMNS[1:], result[1:], strict=True))
@@ -102,7 +101,7 @@ class Recent:
                     return None
             return Told(self._written[-1].last, found, True)
 
-    def _since(self, after: int) -> Iterator[tuple[int, tuple[Any, ...], Mapping[int, tuple[Any, ...]]]]:
+    def _since(self, after: int) -> Iterator[tuple[int, EventRow, Mapping[int, tuple[Any, ...]]]]:
         """Events, with their ids and the results of their transactions."""
         new = list(takewhile(lambda written: written.last > after, reversed(self._written)))
         for written in reversed(new):
@@ -111,31 +110,22 @@ class Recent:
                     yield event_id, row, written.results
 
 
-def _asked_for(row: tuple[Any, ...], query: FeedQuery) -> bool:
+def _asked_for(row: EventRow, query: FeedQuery) -> bool:
     """But for the tags."""
-    _, kind, subject_id, site_id, _, to_state, *_ = row
     return (
-        (not query.kind or kind in query.kind)
-        and (not query.to_state or to_state in query.to_state)
-        and (not query.site_id or site_id in query.site_id)
-        and (not query.subject_id or subject_id in query.subject_id)
+        (not query.kind or row.kind in query.kind)
+        and (not query.to_state or row.to_state in query.to_state)
+        and (not query.site_id or row.site_id in query.site_id)
+        and (not query.subject_id or row.subject_id in query.subject_id)
     )
 
 
-def _event(event_id: int, row: tuple[Any, ...]) -> dict[str, Any]:
-    _, kind, subject_id, site_id, from_state, to_state, timestamp, data = row
-    return {
-        "id": event_id,
-        "kind": kind,
-        "subject_id": subject_id,
-        "site_id": site_id,
-        "from_state": from_state,
-        "to_state": to_state,
-        "timestamp": moment(timestamp),
-        "data": from_json(data) if data else {},
-    }
+def _event(event_id: int, row: EventRow) -> dict[str, Any]:
+    event = {"id": event_id, **row._asdict(), "timestamp": moment(row.timestamp), "data": decode(row.data)}
+    del event["owner_id"]
+    return event
 
 
 def _size(unit: Unit) -> int:
     texts = (text for _, _, *some, _, _ in unit.results.values() for text in some)
-    return sum(len(text or "") for text in texts) + sum(len(row[-1] or "") for row in unit.events)
+    return sum(len(text or "") for text in texts) + sum(len(row.data or "") for row in unit.events)

@@ -80,7 +80,7 @@ class Unit:
         self.now = now  #: microseconds since 1970
         self.max_entity = max_entity  #: the largest serialized entity, in bytes
         self.topics: set[str] = set()
-        self.events: list[tuple[Any, ...]] = []
+        self.events: list[log.EventRow] = []
         self.first_event: int | None = None  #: the id of the first, where the others follow it
         self.results: dict[int, tuple[Any, ...]] = {}  #: the rows of jobs that ended
         #: What jobs have as tags from now on; None where they have none, as they are deleted.
@@ -107,9 +107,8 @@ class Unit:
     ) -> None:
         """An event, for the log and the feed; of a job with the `tag_marks` of its tags, if they are known."""
         self._told.setdefault((owner_id, kind.value, str(target)), set()).add(marks)
-        self.events.append(
-            (owner_id, kind.value, subject_id, site_id, str(source), str(target), at or self.now, encode(data))
-        )
+        what = owner_id, kind.value, subject_id, site_id, str(source), str(target)
+        self.events.append(log.EventRow(*what, at or self.now, encode(data)))
 
     def count(self, owner_id: int, site_id: int, state: str, change: int) -> None:
         """The owner has that many more jobs in the state at the site."""

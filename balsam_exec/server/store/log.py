@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
@@ -11,7 +11,19 @@ from balsam_exec.server.store import dialect
 from balsam_exec.server.store.prepared import Prepared
 from balsam_exec.server.store.schema import events
 
-_EVENT = ("owner_id", "kind", "subject_id", "site_id", "from_state", "to_state", "timestamp", "data")
+
+class EventRow(NamedTuple):
+    """An event as its table has it, but for the id."""
+
+    owner_id: int
+    kind: str
+    subject_id: int
+    site_id: int
+    from_state: str
+    to_state: str
+    timestamp: int  #: microseconds since 1970
+    data: str | None  #: JSON
+
 
 _ADD = Prepared(
     text(
@@ -22,13 +34,12 @@ _ADD = Prepared(
 _SUBTRACT = Prepared(text("UPDATE job_counts SET count = count + :change WHERE site_id = :site_id AND state = :state"))
 
 
-def insert_events(connection: Connection, rows: Sequence[Sequence[Any]]) -> int | None:
-    """Rows of (owner, kind, subject, site, from, to, microseconds, JSON text or None). The id of the first, where the
-    others follow it."""
-    for owner_id in sorted({row[0] for row in rows}):
+def insert_events(connection: Connection, rows: Sequence[EventRow]) -> int | None:
+    """The id of the first, where the others follow it."""
+    for owner_id in sorted({row.owner_id for row in rows}):
         dialect.order_events(connection, owner_id)
     first = dialect.next_id(connection, events)
-    dialect.bulk_insert(connection, events, _EVENT, rows)
+    dialect.bulk_insert(connection, events, EventRow._fields, rows)
     return first
 
 

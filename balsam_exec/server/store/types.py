@@ -46,6 +46,11 @@ def encode(value: Any) -> str | None:
         raise InvalidRequest("JSON has no infinity and no NaN: send null or a string") from None
 
 
+def decode(text: str | None) -> dict[str, Any]:
+    """The object of what `encode` made of it."""
+    return {} if text is None else from_json(text)
+
+
 def dicts(result: Result[*tuple[Any, ...]]) -> list[dict[str, Any]]:
     """The rows as dicts. Their keys are plain strings: SQLAlchemy's own kind of them is slow to write as JSON."""
     names = [str(name) for name in result.keys()]  # noqa: SIM118 - a result is no dict
@@ -75,7 +80,7 @@ class JsonText(TypeDecorator[Any]):
         return encode(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        return {} if value is None else from_json(value)
+        return decode(value)
 
 
 class JsonList(JsonText):
