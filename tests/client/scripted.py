@@ -30,6 +30,8 @@ class ScriptedServer:
     def __init__(self, *script: Answer) -> None:
         self.script = deque(script)
         self.asked: list[Asked] = []
+        #: Released at the end of each connection.
+        self.hung_up = threading.Semaphore(0)
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -51,6 +53,10 @@ class ScriptedServer:
                 self.wfile.write(answer.body)
 
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
+
+            def finish(self) -> None:
+                super().finish()
+                outer.hung_up.release()
 
             def log_message(self, *args: Any) -> None:
                 pass
