@@ -110,7 +110,7 @@ def test_an_isolated_call_too() -> None:
     assert [job.result(DEADLINE) for job in jobs] == [job.id for job in jobs]
 
 
-def test_it_knows_its_parents_children_and_state(deployment: Deployment) -> None:
+def test_it_knows_its_parents_children_and_state(tmp_path: Path) -> None:
     def look() -> Any:
         from balsam_exec import current_job
 
@@ -118,9 +118,14 @@ def test_it_knows_its_parents_children_and_state(deployment: Deployment) -> None
         parents = [(one.id, str(one.state)) for one in job.parent_query()]
         return parents, [one.id for one in job.child_query()], str(job.state), job.tags
 
-    parents = [Echo.submit("p", words="x", node_packing_count=4) for _ in range(2)]
+    os.mkfifo(gate := tmp_path / "gate")
+    parents = [
+        Echo.submit("p", words="x", node_packing_count=4),
+        Shell.submit("p", script=f"cat {gate}", node_packing_count=4),
+    ]
     job = call(look, parent_ids=parents, tags={"kind": "middle"})
     child = call(look, parent_ids=[job])
+    gate.write_text("the child is there")
     found, children, state, tags = job.result(DEADLINE)
     assert found == [(parent.id, "JOB_FINISHED") for parent in parents]
     assert (children, tags) == ([child.id], {"kind": "middle"})
