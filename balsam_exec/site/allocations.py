@@ -169,7 +169,7 @@ class Allocations(Part):
         """Take one batch job as far as it goes; whether the scheduler has it now."""
         status = statuses.get(scheduler_id) if scheduler_id else None
         waits = scheduler_id is not None and job.state is not BatchJobState.RUNNING
-        asked = self._scheduler.asked(_key(job)) if waits else None
+        asked = self._scheduler.asked(_key(job)) if waits else []
         action = decide(job, scheduler_id, status, now(), asked=asked, draining=self._draining)
         if isinstance(action, Submit):
             try:

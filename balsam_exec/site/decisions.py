@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -48,13 +49,13 @@ def decide(
     status: Status | None,
     now: datetime,
     *,
-    asked: AllocationRequest | None = None,
+    asked: Sequence[AllocationRequest] = (),
     draining: bool = False,
 ) -> Action | None:
     """The next step for `job`; None when there is none until something changes.
 
     `scheduler_id` is what the scheduler knows it by (None: it was never submitted), `status` what the scheduler says,
-    `asked` what it was asked for last (None: as the record is).
+    `asked` what it was asked for: the last, or perhaps one of the others (empty: as the record is).
     With `draining` nothing is submitted any more and whatever lives is cancelled.
     """
     if job.state in BATCH_JOB_ENDED:
@@ -62,7 +63,7 @@ def decide(
     if scheduler_id is None:
         return _decide_unsubmitted(job, now, draining)
     state = SchedulerState.UNKNOWN if status is None else status.state
-    told = _told(job, asked)
+    told = _told(job, asked[-1] if asked else None)
     if state is SchedulerState.FINISHED and status is not None:
         return Update(_finished(job, scheduler_id, status, now, told))
     if job.state is BatchJobState.PENDING_DELETION or (draining and state is not SchedulerState.UNKNOWN):
@@ -77,7 +78,7 @@ def decide(
         queued = BatchJobPatch(state=BatchJobState.QUEUED, scheduler_id=scheduler_id, status_info=news, submitted=told)
         return Update(queued)
     if state is SchedulerState.QUEUED and job.state is BatchJobState.QUEUED:
-        if job.submitted is not None and (job.submitted.changes(job) or (asked is not None and asked.changes(job))):
+        if job.submitted is not None and any(one.changes(job) for one in (job.submitted, *asked)):
             return Modify(scheduler_id, job.submitted, job.request)
         return Update(BatchJobPatch(status_info=news, submitted=told)) if news is not None or told else None
     return None

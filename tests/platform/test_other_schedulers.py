@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -104,7 +105,7 @@ def words_of(tmp_path: Path, record: Record) -> Callable[[str, Scheduler, Submit
         program.chmod(0o755)
         (tmp_path / "1.json").unlink(missing_ok=True)
         scheduler.modify("7", asked(fs="home"), wanted)
-        assert scheduler.asked("1") == wanted.request
+        assert scheduler.asked("1") == [wanted.request]
         return (tmp_path / "words").read_text().splitlines()
 
     return words_of
@@ -189,13 +190,31 @@ def test_somebody_died_over_a_change(pbs: PbsScheduler, tmp_path: Path, record: 
     assert (tmp_path / "words").read_text() == "-l select=2 -l fs=home 7\n"
     with pytest.raises(ModifyRefused, match="-l fs cannot be taken back"):
         pbs.modify("7", asked(), asked())
-    assert pbs.asked("1") == asked().request, "given up"
+    assert pbs.asked("1") == [asked().request], "given up"
     pbs.modify("7", asked(), asked(fs="home"))
     record("qalter", "", "no", 1)
     for wanted, known in ((asked(9, fs="eagle"), asked(fs="home")), (asked(fs="a"), asked(fs="a"))):
         with pytest.raises(ModifyRefused):
             pbs.modify("7", asked(fs="a"), wanted)
-        assert pbs.asked("1") == known.request
+        assert pbs.asked("1") == [known.request]
+
+
+def test_two_died_over_changes(
+    pbs: PbsScheduler, tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them may have been done, also that of the first."""
+    before = asked(fs="home")
+    with monkeypatch.context() as dying:
+        dying.setattr(pbs, "run", Mock(side_effect=KeyboardInterrupt))
+        for wanted in (asked(fs="eagle"), asked(4, fs="home"), asked(4, fs="home")):
+            with pytest.raises(KeyboardInterrupt):
+                pbs.modify("7", before, wanted)
+    assert pbs.asked("1") == [before.request, asked(fs="eagle").request, asked(4, fs="home").request]
+    record("qalter", "")
+    (tmp_path / "bin/qalter").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/words\n')
+    pbs.modify("7", before, before)
+    assert (tmp_path / "words").read_text() == "-l select=2 -l fs=home 7\n"
+    assert pbs.asked("1") == [before.request]
 
 
 def test_how_lsf_changes_what_waits(lsf: LsfScheduler, words_of: Words) -> None:

@@ -91,11 +91,11 @@ def test_find_knows_what_was_submitted(bench: Bench) -> None:
 def test_it_knows_what_was_asked_for(bench: Bench) -> None:
     if isinstance(bench, LocalBench):
         return  # nothing of it is asked for there
-    assert bench.scheduler.asked("1") is None
+    assert bench.scheduler.asked("1") == []
     spec = bench.spec(wall_time_min=2)
     bench.submit("true", spec)
     bench.restart()
-    assert bench.scheduler.asked("1") == spec.request
+    assert bench.scheduler.asked("1") == [spec.request]
     assert spec.request.wall_time_min == 2
 
 

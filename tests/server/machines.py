@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from tests.server.world import World
 
 #: How many times as many examples: `make test-long` sets it.
 EFFORT = int(os.environ.get("BALSAM_TEST_EFFORT", "1"))
+#: Seconds that such a test may take: a failure is made short for up to 300 before it is told.
+TIMEOUT = 300 + 300 * EFFORT
 
 
 def run_machine(kind: type[RuleBasedStateMachine], world: World, *, examples: int, steps: int) -> None:
@@ -25,6 +27,7 @@ def run_machine(kind: type[RuleBasedStateMachine], world: World, *, examples: in
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
                 database=None,
+                phases=[Phase.generate, Phase.shrink],  # to explain a failure takes longer than all else
             ),
         )
     finally:

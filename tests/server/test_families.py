@@ -17,7 +17,7 @@ from balsam_exec.model.jobs import JobBulkPatch, JobPatch
 from balsam_exec.model.queries import JobQuery
 from balsam_exec.model.states import FAILURES, RUNNABLE, TERMINAL, OnParentFailure
 from balsam_exec.server.service import update
-from tests.server.machines import EFFORT, run_machine
+from tests.server.machines import TIMEOUT, run_machine
 from tests.server.world import S, World
 
 Some = st.lists(st.integers(0, 50), min_size=1, max_size=4)
@@ -201,12 +201,12 @@ class Families(RuleBasedStateMachine):
         self.world.check_invariants()
 
 
-@pytest.mark.timeout(300 * EFFORT)
+@pytest.mark.timeout(TIMEOUT)
 def test_any_family_on_sqlite(tmp_path: Path) -> None:
     run_machine(Families, World(f"sqlite:///{tmp_path / 'balsam.db'}"), examples=20, steps=30)
 
 
-@pytest.mark.timeout(300 * EFFORT)
+@pytest.mark.timeout(TIMEOUT)
 def test_any_family_on_postgresql(request: pytest.FixtureRequest) -> None:
     with request.getfixturevalue("postgres").database() as url:
         run_machine(Families, World(url), examples=6, steps=30)

@@ -25,7 +25,7 @@ from balsam_exec.model.jobs import Result
 from balsam_exec.model.states import FAILURES, RUNNABLE, TERMINAL, TRANSITIONS, WAITING, Actor
 from balsam_exec.server.service import feed
 from balsam_exec.server.store.schema import RUNNABLE_UNLEASED
-from tests.server.machines import EFFORT, run_machine
+from tests.server.machines import TIMEOUT, run_machine
 from tests.server.world import S, World
 from tests.support.postgres import PostgresServer
 
@@ -386,12 +386,12 @@ class Campaign(RuleBasedStateMachine):
         return job["state"] == S.AWAITING_PARENTS and (held or any(map(self._is_held_for_a_failure, above)))
 
 
-@pytest.mark.timeout(300 * EFFORT)
+@pytest.mark.timeout(TIMEOUT)
 def test_any_campaign_on_sqlite(tmp_path: Path) -> None:
     run_machine(Campaign, World(f"sqlite:///{tmp_path / 'balsam.db'}"), examples=20, steps=40)
 
 
-@pytest.mark.timeout(300 * EFFORT)
+@pytest.mark.timeout(TIMEOUT)
 def test_any_campaign_on_postgresql(postgres: PostgresServer) -> None:
     with postgres.database() as url:
         run_machine(Campaign, World(url), examples=6, steps=40)

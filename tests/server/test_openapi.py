@@ -12,6 +12,7 @@ from schemathesis import GenerationMode
 
 from balsam_exec.model.errors import SiteUnreachable
 from tests.server.http import Http
+from tests.server.machines import EFFORT, TIMEOUT
 from tests.server.test_feed import Campaign
 from tests.support.services import LiveService
 
@@ -35,8 +36,8 @@ def _bearer(live: LiveService) -> dict[str, str]:
     return {"Authorization": f"Bearer {live.token}"}
 
 
-@pytest.mark.timeout(600)
-def test_no_route_fails(openapi: Any, live: LiveService) -> None:
+@pytest.mark.timeout(TIMEOUT)
+def test_any_request_is_no_failure(openapi: Any, live: LiveService) -> None:
     operations = [found.ok() for found in openapi.get_all_operations()]
     assert len(operations) > 40
     for operation in operations:
@@ -48,7 +49,11 @@ def bombard(operation: Any, live: LiveService) -> None:
 
     @given(case=st.one_of(operation.as_strategy(), operation.as_strategy(GenerationMode.NEGATIVE)))
     @settings(
-        max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), database=None, phases=[Phase.generate]
+        max_examples=10 * EFFORT,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+        phases=[Phase.generate],
     )
     def call(case: Any) -> None:
         for part in (case.query, case.body):  # a long poll is not what is tested here

@@ -28,7 +28,7 @@ from balsam_exec.server.service.runtime import Runtime
 from balsam_exec.server.service.unit import Unit
 from balsam_exec.server.store.database import Database
 from balsam_exec.server.store.schema import events as event_table
-from tests.server.machines import EFFORT, run_machine
+from tests.server.machines import TIMEOUT, run_machine
 from tests.server.world import S, World
 
 DEADLINE = 30
@@ -461,7 +461,7 @@ class Followed(RuleBasedStateMachine):
                     self.memory.told(after, **query)
 
 
-@pytest.mark.timeout(300 * EFFORT)
+@pytest.mark.timeout(TIMEOUT)
 def test_any_feed_is_told_as_the_database_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent, "_JOBS", 5)
     monkeypatch.setattr(recent, "_TRANSACTIONS", 6)

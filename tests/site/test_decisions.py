@@ -155,30 +155,32 @@ def test_what_the_scheduler_is_not_told_calls_for_nothing() -> None:
 
 def test_changed_while_it_was_submitted() -> None:
     """The record knows what was asked for then, even from an agent that has died."""
-    assert decide(changed(B.PENDING_SUBMISSION), ID, QUEUED, NOW, asked=ASKED) == TO_QUEUED
-    assert decide(changed(B.PENDING_SUBMISSION), ID, RUNNING, NOW, asked=ASKED) == AT_ONCE
+    assert decide(changed(B.PENDING_SUBMISSION), ID, QUEUED, NOW, asked=[ASKED]) == TO_QUEUED
+    assert decide(changed(B.PENDING_SUBMISSION), ID, RUNNING, NOW, asked=[ASKED]) == AT_ONCE
 
 
 def test_somebody_died_over_a_change() -> None:
     """Nobody knows whether the scheduler has heard of it: it is told what is wanted; if it starts, it probably has."""
     for wanted, request in ((record(B.QUEUED), ASKED), (changed(B.QUEUED), WANTED)):
-        assert decide(wanted, ID, QUEUED, NOW, asked=WANTED) == Modify(ID, ASKED, request)
+        for asked in ([WANTED], [WANTED, ASKED], [ASKED, WANTED]):
+            assert decide(wanted, ID, QUEUED, NOW, asked=asked) == Modify(ID, ASKED, request)
     started = BatchJobPatch(state=B.RUNNING, scheduler_id=ID, start_time=NOW, submitted=WANTED)
-    assert decide(record(B.QUEUED), ID, RUNNING, NOW, asked=WANTED) == Update(started)
-    assert decide(record(B.QUEUED), ID, RUNNING, NOW, asked=ASKED) == TO_RUNNING
+    assert decide(record(B.QUEUED), ID, RUNNING, NOW, asked=[WANTED]) == Update(started)
+    for asked in ([ASKED], [WANTED, ASKED]):
+        assert decide(record(B.QUEUED), ID, RUNNING, NOW, asked=asked) == TO_RUNNING
 
 
 def test_partitions_that_fit_stay() -> None:
     parts = [Partition(num_nodes=1)]
     for nodes, kept in ((2, parts), (1, parts)):
         job = record(B.QUEUED).model_copy(update={"submitted": ASKED.model_copy(update={"partitions": parts})})
-        action = decide(job, ID, RUNNING, NOW, asked=AllocationRequest(num_nodes=nodes, wall_time_min=9))
+        action = decide(job, ID, RUNNING, NOW, asked=[AllocationRequest(num_nodes=nodes, wall_time_min=9)])
         assert isinstance(action, Update)
         assert action.patch.submitted is not None
         assert action.patch.submitted.partitions == kept
     two = ASKED.model_copy(update={"num_nodes": 2, "partitions": [Partition(num_nodes=2)]})
     job = record(B.QUEUED).model_copy(update={"submitted": two, **two.model_dump()})
-    action = decide(job, ID, RUNNING, NOW, asked=ASKED)
+    action = decide(job, ID, RUNNING, NOW, asked=[ASKED])
     assert isinstance(action, Update)
     assert action.patch.submitted == ASKED
 

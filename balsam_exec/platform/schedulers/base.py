@@ -107,14 +107,14 @@ class Scheduler(ABC):
     def statuses(self, ids: Iterable[str]) -> dict[str, Status]:
         """The status of each of the `ids`. One the scheduler cannot tell of is UNKNOWN, never FINISHED."""
 
-    def asked(self, key: str) -> AllocationRequest | None:
-        """What was asked for last, when `key` was submitted or since; None where that was not recorded. The scheduler
-        may not have heard of it, where whoever asked has died."""
-        return None
+    def asked(self, key: str) -> list[AllocationRequest]:
+        """What `key` asks for: the last of these, or, where somebody has died over changes, perhaps one of the others.
+        Empty where that was not recorded."""
+        return []
 
     def modify(self, scheduler_id: str, before: SubmitSpec, after: SubmitSpec) -> None:
-        """Have a job that waits ask for something else: all of it, or nothing. It asks for `before` now, or for what
-        `asked` says. Repeating it does no harm.
+        """Have a job that waits ask for something else: all of it, or nothing. It asks for `before` now, or for one
+        of what `asked` says. Repeating it does no harm.
 
         Raises ModifyRefused, in the words of the scheduler; also where the job has started.
         """

@@ -164,11 +164,11 @@ class CommandScheduler(Scheduler):
         except FileNotFoundError:
             return None
 
-    def asked(self, key: str) -> AllocationRequest | None:
+    def asked(self, key: str) -> list[AllocationRequest]:
         try:
-            return AllocationRequest.model_validate_json(self._asked(key).read_bytes())
+            return [AllocationRequest.model_validate_json(line) for line in self._asked(key).read_text().splitlines()]
         except (FileNotFoundError, ValidationError):  # from before it was kept, or the machine went down
-            return None
+            return []
 
     def _record(self, key: str) -> Path:
         return self._directory / f"{key}.id"
@@ -176,10 +176,10 @@ class CommandScheduler(Scheduler):
     def _asked(self, key: str) -> Path:
         return self._directory / f"{key}.json"
 
-    def _note(self, key: str, request: AllocationRequest) -> None:
+    def _note(self, key: str, *requests: AllocationRequest) -> None:
         """Before the scheduler is told: what is not recorded elsewhere then may or may not have been done."""
         new = self._asked(key).with_suffix(".json.new")
-        new.write_text(request.model_dump_json())
+        new.write_text("".join(f"{request.model_dump_json()}\n" for request in requests))
         new.replace(self._asked(key))
 
     def _read(self, record: IO[bytes]) -> str | None:
@@ -232,17 +232,18 @@ class CommandScheduler(Scheduler):
     # --- changing what waits
 
     def modify(self, scheduler_id: str, before: SubmitSpec, after: SubmitSpec) -> None:
-        tried = self.asked(after.key) or before.request  # as `before`, unless somebody died over a change
+        tried = self.asked(after.key) or [before.request]  # others than `before` where somebody died over a change
         try:
-            argv = self.modify_command(scheduler_id, self._changed([before.request, tried], after))
-            self._note(after.key, after.request)
+            argv = self.modify_command(scheduler_id, self._changed([before.request, *tried], after))
+            self._note(after.key, *(one for one in tried if one.changes(after.request)), after.request)
             answer = self.run(*argv)
             if answer.code:
                 raise ModifyRefused(f"{argv[0]}: {_words(answer.err) or f'exit code {answer.code}'}")
         except ModifyRefused:
             # What was merely to be made sure of is given up: it would be refused for ever.
-            self._note(after.key, tried if before.request.changes(after.request) else before.request)
+            self._note(after.key, *(tried if before.request.changes(after.request) else [before.request]))
             raise
+        self._note(after.key, after.request)
 
     def _changed(self, before: Iterable[AllocationRequest], after: SubmitSpec) -> dict[str, str]:
         """The options, by their names, that are others than those of one of `before`. Raises ModifyRefused."""
