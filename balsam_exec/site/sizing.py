@@ -117,11 +117,11 @@ def plan(
 
     `windows` are filled first. They may overlap: what goes into one is taken off all.
     """
-    work = list(work)
+    work, windows = list(work), list(windows)
     rest = _Rest((w for w in work if _fits(w, limits.widest, limits.longest)), limits)
     beyond = sum(w.count for w in work) - rest.jobs
     living = sorted(allocations, key=lambda a: a.id)
-    delete = _superfluous(living, _Rest(rest, limits), limits)
+    delete = _superfluous(living, rest, _Gaps(windows, limits), limits)
     free = _Free.after(living, limits)
     gaps = _Gaps(windows, limits)
     queue = []
@@ -130,9 +130,8 @@ def plan(
             rest.take_by_running(allocation)
     for allocation in living:
         if allocation.phase is Phase.WAITING and allocation.id not in delete:
-            shape = Shape(allocation.num_nodes, allocation.minutes)
-            if allocation.own and gaps.admits(shape):
-                gaps.fill(shape)
+            if allocation.own and gaps.admits(allocation):
+                gaps.fill(allocation.num_nodes)
                 rest.take_by_waiting(allocation)
             else:
                 queue.append(allocation)
@@ -153,18 +152,23 @@ def _fits(work: Work, nodes: int, minutes: int) -> bool:
     return work.num_nodes <= nodes and work.minutes <= minutes and work.count > 0
 
 
-def _superfluous(living: Sequence[Allocation], offered: _Rest, limits: Limits) -> set[int]:
+def _superfluous(living: Sequence[Allocation], rest: _Rest, gaps: _Gaps, limits: Limits) -> set[int]:
     """Of our own that wait those that have waited too long, and those that the others which wait leave nothing to do.
 
-    What runs is not asked: its time goes by, and an allocation that has waited is worth more than a new one.
+    What runs is not asked: its time goes by, and an allocation that has waited is worth more than a new one. For that
+    reason those that fill windows and those that wait for more leave each other's work alone: a window may close.
     """
     found = set()
     patience = limits.max_queue_wait_time_min
+    in_gaps, queued = _Rest(rest, limits), _Rest(rest, limits)
     for allocation in living:
         if allocation.own and allocation.phase is Phase.WAITING:
             too_late = patience is not None and allocation.waited_min >= patience
-            if too_late or not offered.take_by_waiting(allocation):
+            fits = gaps.admits(allocation)
+            if too_late or not (in_gaps if fits else queued).take_by_waiting(allocation):
                 found.add(allocation.id)
+            elif fits:
+                gaps.fill(allocation.num_nodes)
     return found
 
 
@@ -217,13 +221,13 @@ class _Gaps:
         minutes = min(window.minutes - 2 * self._limits.wall_time_pad_min, self._limits.longest)
         return (max(0, window.num_nodes - self._taken), minutes) if minutes >= self._limits.shortest else (0, 0)
 
-    def admits(self, shape: Shape) -> bool:
+    def admits(self, waiting: Allocation) -> bool:
         """Whether it fits into a window."""
-        last = shape.wall_time_min + self._limits.wall_time_pad_min
-        return any(w.num_nodes - self._taken >= shape.num_nodes and w.minutes >= last for w in self._windows)
+        last = waiting.minutes + self._limits.wall_time_pad_min
+        return any(w.num_nodes - self._taken >= waiting.num_nodes and w.minutes >= last for w in self._windows)
 
-    def fill(self, shape: Shape) -> None:
-        self._taken += shape.num_nodes
+    def fill(self, num_nodes: int) -> None:
+        self._taken += num_nodes
 
 
 class _Rest:
@@ -342,7 +346,7 @@ def _for_gaps(rest: _Rest, gaps: _Gaps, free: _Free) -> Iterator[Shape]:
             shape = _shape(some, rest, free, widest, some.time_needed(widest, minutes))
             if shape is None:
                 break
-            gaps.fill(shape)
+            gaps.fill(shape.num_nodes)
             yield shape
 
 

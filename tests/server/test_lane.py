@@ -175,10 +175,8 @@ def test_who_follows_the_feed_is_told_all_with_one_request(
             assert (number, status) == (1, 200)
             told = json.loads(body)
             assert [event["subject_id"] for event in told["events"]] == created
-            assert http.ok("GET", "/events/feed", query={"cursor": told["cursor"], "site_id": bench.site}) == {
-                "cursor": told["cursor"],
-                "events": [],
-            }
+            rest = http.ok("GET", "/events/feed", query={"cursor": told["cursor"], "site_id": bench.site})
+            assert rest["events"] == []  # PostgreSQL's cursor may have moved: others write there too
 
 
 def test_who_follows_is_told_that_his_token_is_revoked(live: LiveService, http: Http, bench: Bench) -> None:

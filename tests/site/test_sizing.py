@@ -149,6 +149,10 @@ def test_a_window_is_filled_once_though_something_waits_in_the_queue() -> None:
     # A gap opens while a larger one waits: it is used, and what waits goes on waiting.
     more = plan([Work(1, 30, 8)], [waiting(1, 8, 35)], LIMITS, [Window(4, 40)])
     assert more == Plan(create=(Shape(4, 35),))
+    # And so do both, until the gap closes.
+    both = [waiting(1, 8, 35), waiting(2, 4, 35)]
+    assert plan([Work(1, 30, 8)], both, LIMITS, [Window(4, 40)]) == Plan()
+    assert plan([Work(1, 30, 8)], both, LIMITS) == Plan(delete=(2,))
 
 
 def test_a_fixed_number() -> None:
